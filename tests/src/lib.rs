@@ -1,1 +1,28 @@
-//! Placeholder.
+//! The lab boots real microVMs and lets vmtide work on them.
+//!
+//! A test reads as prose: configure, launch, run in the guest, wait for, assert.
+//!
+//! ```no_run
+//! # async fn story() -> anyhow::Result<()> {
+//! use vmtide_lab::{Kernel, Lab, VmConfig};
+//!
+//! let lab = Lab::ready()?;
+//! let vm = lab.launch(VmConfig::new("a", Kernel::V6_12)).await?;
+//! vm.set_allocation(256 << 20).await?;
+//! assert_eq!(vm.run("uname -s").await?.trim(), "Linux");
+//! # Ok(()) }
+//! ```
+//!
+//! - [`prepare`]: everything that must exist before the first boot: packages, kernels, static binaries, the
+//!   initramfs and a proved accelerator. In: a Debian with a Rust toolchain. Out: a [`Lab`].
+//! - [`vm`]: one QEMU with its vsock device. In: a [`VmConfig`]. Out: a [`Vm`] that runs commands and is sampled.
+//! - [`guest`]: the program inside the guest that carries out those commands.
+//! - [`load`]: the workload inside the guest (`vmtide-load`).
+
+pub mod guest;
+pub mod load;
+pub mod prepare;
+pub mod vm;
+
+pub use prepare::{Kernel, Lab};
+pub use vm::{Vm, VmConfig, wait_for};

@@ -1,2 +1,2 @@
-//! The agent.
+//! The lab's command line.
 fn main() {}

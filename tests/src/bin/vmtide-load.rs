@@ -1,2 +1,52 @@
-//! The agent.
-fn main() {}
+//! A small memory workload with phases; prints one JSON line each second. See [`vmtide_lab::load`].
+
+use std::{io, path::PathBuf, process::ExitCode, time::Duration};
+
+use clap::Parser;
+use vmtide_lab::load::{self, Settings};
+
+/// Works on phases of anonymous and file memory and counts operations and stall.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Args {
+    /// Phases in order, such as idle:30s,anon=400M:40s,file=200M:30s,anon=1M+file=2M:5s
+    #[arg(long)]
+    phases: String,
+    /// Block device of the file working sets
+    #[arg(long, default_value = "/dev/vda")]
+    device: PathBuf,
+    /// Seed of the page choice
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Pause after each operation, in milliseconds
+    #[arg(long, default_value_t = 2)]
+    think_ms: u64,
+    /// Growth of anonymous memory at the start of a phase, in MiB per second
+    #[arg(long, default_value_t = 64)]
+    fill_mib: u64,
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let phases = match load::parse_phases(&args.phases) {
+        Ok(phases) => phases,
+        Err(error) => {
+            eprintln!("vmtide-load: {error}");
+            return ExitCode::from(2);
+        }
+    };
+    let settings = Settings {
+        phases,
+        device: args.device,
+        seed: args.seed,
+        think: Duration::from_millis(args.think_ms),
+        fill_bytes_per_s: args.fill_mib << 20,
+    };
+    match load::run(&settings, &mut io::stdout().lock()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("vmtide-load: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

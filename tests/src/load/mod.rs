@@ -1,0 +1,176 @@
+//! A small real workload (`vmtide-load`): phases of anonymous and file working sets.
+//!
+//! In: phases such as `idle:30s,anon=400M:40s,file=200M:30s`. Out: one JSON line ([`Progress`]) each second and a
+//! last one, with the operations done and the time the guest's tasks stalled on memory meanwhile.
+//!
+//! An operation touches [`TOUCHES`] random pages of the working set. Anonymous pages are written, so they hold
+//! real content; file pages are read from a block device through the page cache, so evicting them costs refaults.
+
+mod phase;
+mod working_set;
+
+use std::{
+    fs,
+    io::{self, Write},
+    path::Path,
+    thread,
+    time::{Duration, Instant},
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::vm::vmstat_value;
+pub use phase::{Phase, parse_phases};
+use working_set::WorkingSet;
+
+/// Random pages touched by one operation.
+pub const TOUCHES: usize = 32;
+
+/// What the workload has done so far; all counters run from its start.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    /// Time since the start.
+    pub t_ms: u64,
+    /// The phase, as it was written on the command line.
+    pub phase: String,
+    /// Anonymous memory held now.
+    pub anon_bytes: u64,
+    /// Operations done.
+    pub ops: u64,
+    /// Time in which some task stalled on memory (`/proc/pressure/memory`, `some`).
+    pub stall_us: u64,
+    /// File pages that came back soon after their eviction.
+    pub refaults: u64,
+    /// Tasks the guest's kernel killed for lack of memory.
+    pub oom_kills: u64,
+    /// Whether all phases have ended.
+    pub done: bool,
+}
+
+/// How the workload runs.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// What to do, in order.
+    pub phases: Vec<Phase>,
+    /// The block device of the file working sets.
+    pub device: std::path::PathBuf,
+    /// Seed of the page choice.
+    pub seed: u64,
+    /// Pause after each operation, so that several guests fit on a small machine.
+    pub think: Duration,
+    /// How fast anonymous memory grows at the start of a phase.
+    pub fill_bytes_per_s: u64,
+}
+
+/// Runs all phases, writing a [`Progress`] line each second and at the end.
+///
+/// # Errors
+/// When the device or `/proc` cannot be read, or nobody reads the lines.
+pub fn run(settings: &Settings, out: &mut impl Write) -> io::Result<()> {
+    let mut random = fastrand::Rng::with_seed(settings.seed);
+    let begin = Counters::read(Path::new("/proc"))?;
+    let started = Instant::now();
+    let mut ops = 0;
+    let mut report = |ops: u64, phase: &str, anon_bytes: u64, done: bool| {
+        let now = Counters::read(Path::new("/proc"))?;
+        let progress = Progress {
+            t_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            phase: phase.to_owned(),
+            anon_bytes,
+            ops,
+            stall_us: now.stall_us.saturating_sub(begin.stall_us),
+            refaults: now.refaults.saturating_sub(begin.refaults),
+            oom_kills: now.oom_kills.saturating_sub(begin.oom_kills),
+            done,
+        };
+        serde_json::to_writer(&mut *out, &progress)?;
+        out.write_all(b"\n")?;
+        out.flush()
+    };
+
+    for phase in &settings.phases {
+        // Made anew for each phase: the last one's anonymous memory goes back to the guest here.
+        let mut set = WorkingSet::new(phase, &settings.device)?;
+        let phase_started = Instant::now();
+        let mut next_report = Duration::ZERO;
+        while phase_started.elapsed() < phase.duration {
+            let elapsed = phase_started.elapsed();
+            if elapsed >= next_report {
+                report(ops, &phase.text, set.anon_bytes(), false)?;
+                next_report += Duration::from_secs(1);
+            }
+            if phase.is_idle() {
+                thread::sleep(Duration::from_millis(100));
+                continue;
+            }
+            set.grow_to(grown(elapsed, settings.fill_bytes_per_s), &mut random);
+            for _ in 0..TOUCHES {
+                set.touch(&mut random)?;
+            }
+            ops += 1;
+            thread::sleep(settings.think);
+        }
+    }
+    report(ops, "", 0, true)
+}
+
+fn grown(elapsed: Duration, bytes_per_s: u64) -> u64 {
+    let bytes = elapsed.as_millis() * u128::from(bytes_per_s) / 1000;
+    u64::try_from(bytes).unwrap_or(u64::MAX)
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Counters {
+    stall_us: u64,
+    refaults: u64,
+    oom_kills: u64,
+}
+
+impl Counters {
+    fn read(proc: &Path) -> io::Result<Self> {
+        let pressure = fs::read_to_string(proc.join("pressure/memory"))?;
+        let vmstat = fs::read_to_string(proc.join("vmstat"))?;
+        let missing = |what| io::Error::new(io::ErrorKind::InvalidData, format!("{}: no {what}", proc.display()));
+        let some = pressure.lines().find_map(|line| line.strip_prefix("some ")?.rsplit_once("total=")?.1.parse().ok());
+        Ok(Self {
+            stall_us: some.ok_or_else(|| missing("`some` memory pressure"))?,
+            refaults: vmstat_value(&vmstat, "workingset_refault_file").ok_or_else(|| missing("refaults"))?,
+            oom_kills: vmstat_value(&vmstat, "oom_kill").ok_or_else(|| missing("oom_kill"))?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counters_come_from_pressure_and_vmstat() {
+        let proc = tempfile::tempdir().unwrap();
+        fs::create_dir(proc.path().join("pressure")).unwrap();
+        let pressure = "some avg10=0.00 avg60=0.00 avg300=0.00 total=1234\nfull avg10=0.00 avg60=0.00 total=7\n";
+        fs::write(proc.path().join("pressure/memory"), pressure).unwrap();
+        let vmstat = "workingset_refault_anon 9\nworkingset_refault_file 5\noom_kill 2\n";
+        fs::write(proc.path().join("vmstat"), vmstat).unwrap();
+        let expected = Counters { stall_us: 1234, refaults: 5, oom_kills: 2 };
+        assert_eq!(Counters::read(proc.path()).unwrap(), expected);
+    }
+
+    #[test]
+    fn a_workload_reports_its_operations_and_an_end() {
+        let settings = Settings {
+            phases: parse_phases("anon=1M:300ms").unwrap(),
+            device: "/dev/null".into(),
+            seed: 1,
+            think: Duration::from_millis(1),
+            fill_bytes_per_s: 64 << 20,
+        };
+        let mut out = Vec::new();
+        run(&settings, &mut out).unwrap();
+        let lines: Vec<Progress> =
+            String::from_utf8(out).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let last = lines.last().unwrap();
+        assert!(last.done && last.ops > 0 && last.t_ms >= 300, "{last:?}");
+        assert!(lines[..lines.len() - 1].iter().all(|line| !line.done && line.phase == "anon=1M:300ms"));
+    }
+}

@@ -1,0 +1,101 @@
+//! How a VM is configured, and the QEMU command line that makes it so.
+
+use std::{ffi::OsString, path::Path};
+
+use crate::{Kernel, prepare::BootFiles};
+
+/// Bytes in a MiB.
+pub const MIB: u64 = 1 << 20;
+
+/// A VM to be launched.
+#[derive(Debug, Clone)]
+pub struct VmConfig {
+    pub(super) name: String,
+    pub(super) kernel: Kernel,
+    pub(super) memory_bytes: u64,
+    pub(super) vcpus: u32,
+    pub(super) deflate_on_oom: bool,
+    pub(super) disk_bytes: Option<u64>,
+}
+
+impl VmConfig {
+    /// A VM of 768 MiB and one vCPU with a balloon that gives way before an OOM kill.
+    pub fn new(name: impl Into<String>, kernel: Kernel) -> Self {
+        Self {
+            name: name.into(),
+            kernel,
+            memory_bytes: 768 * MIB,
+            vcpus: 1,
+            deflate_on_oom: true,
+            disk_bytes: None,
+        }
+    }
+
+    /// Memory at boot, which is also its maximum.
+    #[must_use]
+    pub fn memory_mib(mut self, mib: u64) -> Self {
+        self.memory_bytes = mib * MIB;
+        self
+    }
+
+    /// Number of vCPUs.
+    #[must_use]
+    pub fn vcpus(mut self, vcpus: u32) -> Self {
+        self.vcpus = vcpus;
+        self
+    }
+
+    /// Keeps the balloon inflated even when the guest runs out of memory.
+    #[must_use]
+    pub fn firm_balloon(mut self) -> Self {
+        self.deflate_on_oom = false;
+        self
+    }
+
+    /// Adds an empty disk, `/dev/vda`, for file working sets.
+    #[must_use]
+    pub fn disk_mib(mut self, mib: u64) -> Self {
+        self.disk_bytes = Some(mib * MIB);
+        self
+    }
+
+    /// QEMU's arguments; sockets and logs are in `dir`.
+    pub(super) fn qemu_args(&self, dir: &Path, boot: &BootFiles) -> Vec<OsString> {
+        let at = |file: &str| dir.join(file).display().to_string();
+        let mib = self.memory_bytes / MIB;
+        let mut args: Vec<String> = ["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"]
+            .map(str::to_owned)
+            .into();
+        let mut push = |option: &str, value: String| args.extend([option.to_owned(), value]);
+        // The vsock device is another process and must see the guest's memory.
+        push("-machine", "q35,memory-backend=ram".into());
+        push("-object", format!("memory-backend-memfd,id=ram,size={mib}M,share=on"));
+        push("-m", format!("{mib}M"));
+        push("-smp", self.vcpus.to_string());
+        push("-serial", format!("file:{}", at("serial.log")));
+        push("-chardev", format!("socket,id=vsock,path={}", at("vhost.sock")));
+        push("-device", "vhost-user-vsock-pci,chardev=vsock".into());
+        let deflate = if self.deflate_on_oom { "on" } else { "off" };
+        push("-device", format!("virtio-balloon-pci,id=balloon0,deflate-on-oom={deflate}"));
+        for socket in ["bridge.qmp", "lab.qmp"] {
+            push("-qmp", format!("unix:{},server=on,wait=off", at(socket)));
+        }
+        if self.disk_bytes.is_some() {
+            push("-drive", format!("file={},if=none,id=disk,format=raw,discard=unmap", at("disk.raw")));
+            push("-device", "virtio-blk-pci,drive=disk".into());
+        }
+        args.into_iter().map(OsString::from).chain(kernel_args(boot)).collect()
+    }
+}
+
+/// What every lab guest boots: the kernel, the initramfs and the kernel's command line.
+pub(crate) fn kernel_args(boot: &BootFiles) -> Vec<OsString> {
+    vec![
+        "-kernel".into(),
+        boot.vmlinuz.clone().into(),
+        "-initrd".into(),
+        boot.initramfs.clone().into(),
+        "-append".into(),
+        "console=ttyS0 quiet psi=1 panic=-1 mitigations=off".into(),
+    ]
+}

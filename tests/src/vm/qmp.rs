@@ -1,0 +1,72 @@
+//! The lab's own view of QEMU, independent of the bridge's client on purpose: it checks what that one claims.
+
+use std::{path::Path, time::Duration};
+
+use anyhow::{Context, Result, bail};
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncWriteExt, BufStream},
+    net::UnixStream,
+    sync::Mutex,
+    time::timeout,
+};
+
+/// QEMU answers from its main loop, which a busy host delays.
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A connection to one QMP socket.
+#[derive(Debug)]
+pub struct Qmp(Mutex<Wire>);
+
+#[derive(Debug)]
+struct Wire {
+    stream: BufStream<UnixStream>,
+    last_id: u64,
+}
+
+impl Qmp {
+    /// Connects and leaves the negotiation mode.
+    ///
+    /// # Errors
+    /// When nobody answers there.
+    pub async fn connect(path: &Path) -> Result<Self> {
+        let stream = UnixStream::connect(path).await.with_context(|| format!("{}: cannot connect", path.display()))?;
+        let qmp = Self(Mutex::new(Wire { stream: BufStream::new(stream), last_id: 0 }));
+        qmp.execute("qmp_capabilities", json!({})).await?;
+        Ok(qmp)
+    }
+
+    /// Runs a command; what QEMU returns.
+    ///
+    /// # Errors
+    /// QEMU's own error, or that it did not answer within five seconds.
+    pub async fn execute(&self, command: &str, arguments: Value) -> Result<Value> {
+        let mut wire = self.0.lock().await;
+        let answer = timeout(TIMEOUT, wire.call(command, arguments)).await;
+        answer.with_context(|| format!("QMP {command}: no answer in {TIMEOUT:?}"))?
+    }
+}
+
+impl Wire {
+    /// A call that was given up may be answered late: ids tell the answers apart. Events and the greeting have none.
+    async fn call(&mut self, command: &str, arguments: Value) -> Result<Value> {
+        self.last_id += 1;
+        let line = json!({ "execute": command, "arguments": arguments, "id": self.last_id }).to_string();
+        self.stream.write_all(line.as_bytes()).await?;
+        self.stream.flush().await?;
+        loop {
+            let mut line = String::new();
+            if self.stream.read_line(&mut line).await? == 0 {
+                bail!("QMP {command}: QEMU closed the connection");
+            }
+            let mut message: Value = serde_json::from_str(&line).with_context(|| format!("not QMP: {line}"))?;
+            if message["id"] != self.last_id {
+                continue;
+            }
+            if let Some(error) = message.get("error") {
+                bail!("QMP {command}: {error}");
+            }
+            return Ok(message["return"].take());
+        }
+    }
+}
