@@ -1,13 +1,12 @@
 //! What runs inside a lab guest and carries out the lab's orders (`vmtide-guest`).
 //!
 //! In: one [`Request`] as a JSON line on each vsock connection, which the guest itself makes to CID 2, port
-//! [`PORT`]. Out: one [`Reply`], then the end of the connection. The guest always has one connection waiting, so
+//! [`PORT`]. Out: one [`Reply`] as a JSON line. The guest always has one connection waiting, so
 //! the lab needs no second way in, and a command that takes long does not delay the next.
 
 use std::{
     fs,
     io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write},
-    net::Shutdown,
     os::unix::fs::PermissionsExt,
     process::{Command, Stdio},
     thread,
@@ -70,14 +69,21 @@ pub fn serve() -> ! {
         if reader.read_line(&mut line).is_ok_and(|length| length > 0) {
             thread::spawn(move || {
                 let reply = answer(&line, &mut reader).unwrap_or_else(|error| Reply::failed(&error));
-                let text = serde_json::to_vec(&reply).unwrap_or_default();
                 // A lab that stopped waiting is no concern of the guest's.
-                let _ = reader.get_mut().write_all(&text);
-                // Not by dropping alone: what the line left in the background may hold the connection open too.
-                let _ = reader.get_ref().shutdown(Shutdown::Both);
+                let _ = send(&reply, reader.get_mut());
             });
         }
     }
+}
+
+/// Newer kernels put a write of more than 32 KiB into several buffers, of which vhost-device-vsock 0.3.0 forwards
+/// only the first.
+const WRITE_BYTES: usize = 16 << 10;
+
+fn send(reply: &Reply, stream: &mut impl Write) -> io::Result<()> {
+    let mut line = serde_json::to_vec(reply)?;
+    line.push(b'\n');
+    line.chunks(WRITE_BYTES).try_for_each(|chunk| stream.write_all(chunk))
 }
 
 impl Reply {

@@ -4,7 +4,7 @@ use std::{path::Path, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
     net::UnixListener,
     time::timeout,
 };
@@ -53,9 +53,9 @@ impl Guest {
             bytes.push(b'\n');
             bytes.extend_from_slice(content);
             stream.write_all(&bytes).await?;
-            let mut answer = Vec::new();
-            stream.read_to_end(&mut answer).await?;
-            serde_json::from_slice(&answer).context("the guest closed the connection without an answer")
+            let mut answer = String::new();
+            BufReader::new(stream).read_line(&mut answer).await?;
+            serde_json::from_str(&answer).context("the guest closed the connection without an answer")
         };
         timeout(TIMEOUT, asking).await.with_context(|| format!("the guest did not answer {request:?}"))?
     }
