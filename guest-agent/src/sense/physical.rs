@@ -1,0 +1,72 @@
+//! What the VM was given at boot and what its balloon promised: read once.
+
+use std::fs;
+use std::path::Path;
+
+/// The bit of `VIRTIO_BALLOON_F_DEFLATE_ON_OOM`.
+const DEFLATE_ON_OOM: usize = 2;
+
+/// RAM that the firmware handed over at boot, bytes; `None` where the kernel does not show it, as to users other
+/// than root.
+pub(super) fn firmware_ram_bytes(root: &Path) -> Option<u64> {
+    let mut total_bytes = 0_u64;
+    for range in fs::read_dir(root.join("sys/firmware/memmap")).ok()? {
+        let range = range.ok()?.path();
+        let text = |name| fs::read_to_string(range.join(name)).ok();
+        if text("type")?.trim() != "System RAM" {
+            continue;
+        }
+        let address = |name| u64::from_str_radix(text(name)?.trim().strip_prefix("0x")?, 16).ok();
+        let last_offset = address("end")?.checked_sub(address("start")?)?;
+        total_bytes = total_bytes.checked_add(last_offset)?.checked_add(1)?;
+    }
+    (total_bytes > 0).then_some(total_bytes)
+}
+
+/// Whether the balloon gives way before the kernel kills. Then the kernel goes on counting ballooned pages in
+/// MemTotal; otherwise it takes them out.
+pub(super) fn balloon_deflates_on_oom(root: &Path) -> bool {
+    let Ok(devices) = fs::read_dir(root.join("sys/bus/virtio/drivers/virtio_balloon")) else { return false };
+    devices.flatten().any(|device| {
+        let features = fs::read_to_string(device.path().join("features"));
+        features.is_ok_and(|bits| bits.as_bytes().get(DEFLATE_ON_OOM) == Some(&b'1'))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sense::fixture::{guest, write};
+
+    #[test]
+    fn sums_ram_and_only_ram() {
+        let dir = guest();
+        assert_eq!(firmware_ram_bytes(dir.path()), Some(0x9fc00 + 0x2ff0_0000));
+    }
+
+    #[test]
+    fn a_map_that_makes_no_sense_is_no_map() {
+        for (end, kind) in [("0x0", "System RAM"), ("zz", "System RAM"), ("0xffffffffffffffff", "System RAM")] {
+            let dir = guest();
+            write(dir.path(), "sys/firmware/memmap/2/end", end);
+            write(dir.path(), "sys/firmware/memmap/2/type", kind);
+            if end == "0xffffffffffffffff" {
+                write(dir.path(), "sys/firmware/memmap/2/start", "0x0");
+            }
+            assert_eq!(firmware_ram_bytes(dir.path()), None, "{end}");
+        }
+        assert_eq!(firmware_ram_bytes(tempfile::tempdir().unwrap().path()), None);
+    }
+
+    #[test]
+    fn reads_the_balloons_feature_bit() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(!balloon_deflates_on_oom(dir.path()));
+        let features = "sys/bus/virtio/drivers/virtio_balloon/virtio3/features";
+        write(dir.path(), "sys/bus/virtio/drivers/virtio_balloon/bind", "");
+        for (bits, expected) in [("0110000\n", true), ("0100000\n", false), ("01", false), ("", false)] {
+            write(dir.path(), features, bits);
+            assert_eq!(balloon_deflates_on_oom(dir.path()), expected, "{bits:?}");
+        }
+    }
+}
