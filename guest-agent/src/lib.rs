@@ -1,10 +1,34 @@
 //! The agent that runs inside a VM: senses what the guest needs and tells the bridge on its host.
 //!
 //! ```text
-//! sense -> demand -> agent -> link -> bridge
-//! reads    pure      loop     session
+//! sense ---> demand ---> agent ---> link ---> bridge
+//! reads      pure        loop       session
+//!                          |
+//!                          +------> status: what `vmtide-agent status` shows
 //! ```
 
+pub mod agent;
+pub mod config;
 pub mod demand;
+#[cfg(test)]
+mod fake_bridge;
+pub mod link;
+pub mod observer;
+mod said;
 pub mod sense;
+pub mod status;
+mod table;
 mod watched;
+
+pub use table::table;
+
+/// An error and all its sources, on one line or more.
+pub fn full_text(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text = format!("{text}: {error}");
+        source = error.source();
+    }
+    text
+}

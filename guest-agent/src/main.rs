@@ -1,2 +1,154 @@
-//! The agent.
-fn main() {}
+//! The command line of the agent.
+//!
+//! Exit codes: 0 fine, 1 it did not work, 2 the command line or the configuration is wrong.
+
+use anyhow::Context;
+use clap::{Parser, Subcommand};
+use serde_json::json;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::level_filters::LevelFilter;
+use vmtide_agent::config::{Config, ConfigError};
+use vmtide_agent::link::LinkState;
+use vmtide_agent::observer::Observer;
+use vmtide_agent::status::{self, Status};
+use vmtide_agent::{agent, full_text, table};
+
+/// Senses what this VM needs and tells the vmtide bridge on its host.
+#[derive(Parser)]
+#[command(version)]
+struct Cli {
+    /// Configuration file [default: /etc/vmtide/agent.toml, where it exists]
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run until stopped
+    Run {
+        /// Read the guest's /proc and /sys below this folder
+        #[arg(long, value_name = "DIR", default_value = "/")]
+        root: PathBuf,
+    },
+    /// Show what the running agent does
+    Status {
+        /// As one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// Look twice and show the demand; needs no bridge
+    Once {
+        /// As one JSON object, with the samples
+        #[arg(long)]
+        json: bool,
+        /// Read the guest's /proc and /sys below this folder
+        #[arg(long, value_name = "DIR", default_value = "/")]
+        root: PathBuf,
+        /// Time between the two looks, milliseconds
+        #[arg(long, value_name = "MS", default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(1_000..=60_000))]
+        interval_ms: u64,
+    },
+    /// Check the configuration file
+    Check,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match command(&cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe) => {
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            writeln!(io::stderr(), "vmtide-agent: {}", full_text(error.as_ref())).ok();
+            ExitCode::from(if error.is::<ConfigError>() { 2 } else { 1 })
+        }
+    }
+}
+
+fn command(cli: &Cli) -> anyhow::Result<()> {
+    let config = Config::load(cli.config.as_deref())?;
+    match &cli.command {
+        Command::Run { root } => run(config, root),
+        Command::Status { json } => show_status(&status::ask(&config.status_socket)?, *json),
+        Command::Once { json, root, interval_ms } => once(&config, root, *interval_ms, *json),
+        Command::Check => print("the configuration is valid\n"),
+    }
+}
+
+fn run(config: Config, root: &Path) -> anyhow::Result<()> {
+    log_to_stderr(config.log_level.into());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("no runtime")?;
+    runtime.block_on(async {
+        let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
+        let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
+        let stop = async move {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        };
+        Ok(agent::run(config, root, stop).await?)
+    })
+}
+
+/// The journal adds the time by itself.
+fn log_to_stderr(level: LevelFilter) {
+    let lines = tracing_subscriber::fmt().with_writer(io::stderr).with_max_level(level).with_target(false);
+    if std::env::var_os("JOURNAL_STREAM").is_some() { lines.without_time().init() } else { lines.init() }
+}
+
+fn once(config: &Config, root: &Path, interval_ms: u64, as_json: bool) -> anyhow::Result<()> {
+    log_to_stderr(config.log_level.into());
+    let mut observer = Observer::open(root, config.grant_ms)?;
+    observer.look(0, None);
+    std::thread::sleep(Duration::from_millis(interval_ms));
+    let seen = observer.look(interval_ms, None);
+    if as_json {
+        print(&format!("{}\n", json!({ "samples": observer.samples(), "demand": seen.demand })))
+    } else {
+        print(&table(&seen.demand))
+    }
+}
+
+fn show_status(status: &Status, as_json: bool) -> anyhow::Result<()> {
+    if as_json {
+        return print(&format!("{}\n", serde_json::to_string(status)?));
+    }
+    let session = &status.session;
+    let state = match session.state {
+        LinkState::Connecting => "connecting",
+        LinkState::Connected => "connected",
+        LinkState::Waiting => "waiting for the next attempt",
+    };
+    let mut text = format!(
+        "session  {state} for {} s ({}{}), attempt {}\n",
+        session.state_ms / 1000,
+        session.bridge,
+        session.vm.as_ref().map(|vm| format!(", VM {vm}")).unwrap_or_default(),
+        session.attempts,
+    );
+    let last = [("error", &session.last_error), ("reject", &session.last_reject)];
+    for (what, last) in last.into_iter().filter_map(|(what, last)| Some((what, last.as_ref()?))) {
+        text += &format!("{what:<8} {last}\n");
+    }
+    text += &format!(
+        "looking  {:?}, {} times in {} s, stall trigger {}\n\n{}",
+        status.mode,
+        status.looks,
+        status.running_ms / 1000,
+        if status.stall_trigger { "on" } else { "absent" },
+        table(&status.demand),
+    );
+    print(&text)
+}
+
+fn print(text: &str) -> anyhow::Result<()> {
+    Ok(io::stdout().write_all(text.as_bytes())?)
+}

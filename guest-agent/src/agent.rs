@@ -1,0 +1,246 @@
+//! The loop: look, estimate, tell the bridge, sleep until it is time or something happens.
+//!
+//! ```text
+//!            time is up, stall trigger, welcome
+//!   +-----------------------------------------------+
+//!   v                                               |
+//! look -> demand -> report, urgent or nothing -> sleep <-> allocation, status asked
+//!                                                   |
+//!                                                   v
+//!                                                 stop: says so, ends the session
+//! ```
+//!
+//! The link has a task of its own, so that neither a slow bridge nor none holds up the looking.
+
+use crate::config::Config;
+use crate::demand::{Mode, Pace, Schedule};
+use crate::link::{self, Backoff, BackoffError, Link, LinkStatus, News};
+use crate::observer::{Observation, Observer};
+use crate::sense::{SenseError, StallTrigger};
+use crate::status::{SessionStatus, Status, StatusSocket};
+use std::fs;
+use std::future::Future;
+use std::path::Path;
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep_until, timeout};
+use tracing::{info, warn};
+use vmtide_protocol::agent::{Event, EventKind, Hello};
+use vmtide_protocol::bridge::{Allocation, Intervals};
+use vmtide_protocol::{AgentMessage, SUPPORTED};
+
+/// Messages that wait for a bridge that does not read: few, as they grow stale.
+const OUTBOX_MESSAGES: usize = 4;
+const NEWS_MESSAGES: usize = 8;
+/// How long a stopping agent tries to say so.
+const FAREWELL: Duration = Duration::from_secs(1);
+/// The second look, when there is no demand yet.
+const FIRST_LOOK_MS: u64 = 1_000;
+/// A quiet agent lets its wake-ups be moved by this much, to fall together with others.
+const QUIET_SLACK_NS: u64 = 100_000_000;
+/// What a bridge may ask of the intervals, milliseconds.
+const SHORTEST_INTERVAL_MS: u64 = 100;
+const LONGEST_INTERVAL_MS: u64 = 600_000;
+/// What this agent can tell.
+const CAPABILITIES: [&str; 3] = ["memory", "cpu", "io"];
+
+/// Why an agent could not run.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// The guest's memory cannot be read.
+    #[error(transparent)]
+    Sense(#[from] SenseError),
+    /// A wrong constant.
+    #[error(transparent)]
+    Backoff(#[from] BackoffError),
+}
+
+/// The loop's state.
+struct Agent {
+    config: Config,
+    started: Instant,
+    observer: Observer,
+    trigger: StallTrigger,
+    pace: Pace,
+    schedule: Schedule,
+    connected: bool,
+    intervals: Intervals,
+    allocation: Option<Allocation>,
+    outbox: mpsc::Sender<AgentMessage>,
+    link: watch::Receiver<LinkStatus>,
+    looks: u64,
+}
+
+/// Senses the guest below `root` and keeps the bridge informed, until `stop` returns.
+///
+/// # Errors
+/// [`AgentError`] when the guest's memory cannot be read at the start. From then on nothing but `stop` ends it.
+pub async fn run(config: Config, root: &Path, stop: impl Future<Output = ()>) -> Result<(), AgentError> {
+    let observer = Observer::open(root, config.grant_ms)?;
+    let trigger = StallTrigger::register(root).unwrap_or_else(|error| {
+        warn!("no PSI trigger: {error}; a stall is seen at the next look");
+        StallTrigger::absent()
+    });
+    let status = StatusSocket::bind(&config.status_socket)
+        .inspect_err(|error| warn!(path = %config.status_socket.display(), "no status socket: {error}"))
+        .ok();
+    let (outbox, from_agent) = mpsc::channel(OUTBOX_MESSAGES);
+    let (to_agent, mut news) = mpsc::channel(NEWS_MESSAGES);
+    let backoff = Backoff::new(link::SHORTEST, link::LONGEST)?;
+    let (link, link_status) = Link::new(config.bridge.clone(), hello(root), backoff, to_agent);
+    let link = tokio::spawn(link.run(from_agent));
+    let mut agent = Agent {
+        config,
+        started: Instant::now(),
+        observer,
+        trigger,
+        pace: Pace::default(),
+        schedule: Schedule::default(),
+        connected: false,
+        intervals: Intervals::default(),
+        allocation: None,
+        outbox,
+        link: link_status,
+        looks: 0,
+    };
+    tokio::select! {
+        () = agent.watch(&mut news, status.as_ref()) => {}
+        () = stop => {}
+    }
+    let message = "the agent was stopped".into();
+    agent.outbox.try_send(AgentMessage::Event(Event { event: EventKind::Stopping, message })).ok();
+    drop(agent);
+    if timeout(FAREWELL, link).await.is_err() {
+        info!("the bridge did not take the farewell within {FAREWELL:?}");
+    }
+    Ok(())
+}
+
+impl Agent {
+    /// The loop; does not end.
+    async fn watch(&mut self, news: &mut mpsc::Receiver<News>, status: Option<&StatusSocket>) {
+        loop {
+            let (seen, next_ms) = self.look();
+            let wake = self.started + Duration::from_millis(next_ms);
+            let mut resting = true;
+            while resting {
+                tokio::select! {
+                    () = sleep_until(wake) => resting = false,
+                    () = self.trigger.fired() => resting = false,
+                    Some(news) = news.recv() => resting = !self.hear(news),
+                    () = answer(status, || self.status(&seen)) => {}
+                }
+            }
+        }
+    }
+
+    /// Looks, and tells the bridge what it has to know; returns what was seen and when to look again.
+    fn look(&mut self) -> (Observation, u64) {
+        let now_ms = self.now_ms();
+        let maximum_bytes = self.allocation.map(|allocation| allocation.maximum_bytes);
+        let seen = self.observer.look(now_ms, maximum_bytes);
+        self.looks += 1;
+        let outlook = seen.outlook.as_ref();
+        if let Some(kills) = outlook.map(|outlook| outlook.new_oom_kills).filter(|&kills| kills > 0) {
+            warn!(kills, "the kernel killed for lack of memory");
+            let message = format!("{kills} killed for lack of memory");
+            self.tell(AgentMessage::Event(Event { event: EventKind::OomKill, message }));
+        }
+        let was = self.pace.mode();
+        let wait_ms = outlook
+            .map_or(FIRST_LOOK_MS, |outlook| self.pace.next_ms(now_ms, outlook, self.intervals, self.config.grant_ms));
+        self.relax(was);
+        let mut next_ms = now_ms.saturating_add(wait_ms);
+        if self.connected {
+            let mode = self.pace.mode();
+            if let Some(kind) = self.schedule.due(now_ms, outlook, mode, self.intervals)
+                && self.tell(kind.message(seen.demand.clone()))
+            {
+                self.schedule.sent(now_ms, outlook, kind);
+            }
+            let report_ms = self.schedule.next_report_ms(mode, self.intervals).filter(|&report_ms| report_ms > now_ms);
+            next_ms = report_ms.map_or(next_ms, |report_ms| next_ms.min(report_ms));
+        }
+        (seen, next_ms)
+    }
+
+    /// Acts on what the bridge said; returns whether to look at once.
+    fn hear(&mut self, news: News) -> bool {
+        match news {
+            News::Welcome(welcome) => {
+                let busy_ms = welcome.intervals.busy_ms.clamp(SHORTEST_INTERVAL_MS, LONGEST_INTERVAL_MS);
+                let quiet_ms = welcome.intervals.quiet_ms.clamp(busy_ms, LONGEST_INTERVAL_MS);
+                self.intervals = Intervals { busy_ms, quiet_ms };
+                self.allocation = welcome.allocation.or(self.allocation);
+                self.schedule = Schedule::default();
+                self.connected = true;
+            }
+            News::Allocation(allocation) => self.allocation = Some(allocation),
+            News::Lost => self.connected = false,
+        }
+        self.connected && self.schedule.next_report_ms(Mode::Busy, self.intervals).is_none()
+    }
+
+    /// Hands a message to the link; `false` when there is no session, or the bridge does not keep up.
+    fn tell(&self, message: AgentMessage) -> bool {
+        self.connected && self.outbox.try_send(message).is_ok()
+    }
+
+    /// Lets the kernel move a quiet agent's wake-ups, and no others.
+    fn relax(&self, was: Mode) {
+        let mode = self.pace.mode();
+        if (mode == Mode::Quiet) != (was == Mode::Quiet) {
+            // 0 is the kernel's default. That it cannot be set costs a few wake-ups, no more.
+            nix::sys::prctl::set_timerslack(if mode == Mode::Quiet { QUIET_SLACK_NS } else { 0 }).ok();
+        }
+    }
+
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn status(&self, seen: &Observation) -> Status {
+        let link = self.link.borrow();
+        Status {
+            agent: env!("CARGO_PKG_VERSION").into(),
+            running_ms: self.now_ms(),
+            mode: self.pace.mode(),
+            looks: self.looks,
+            stall_trigger: self.trigger.is_registered(),
+            session: SessionStatus {
+                bridge: self.config.bridge.to_string(),
+                state: link.state,
+                state_ms: u64::try_from(link.since.elapsed().as_millis()).unwrap_or(u64::MAX),
+                vm: link.vm.clone(),
+                attempts: link.attempts,
+                last_error: link.last_error.clone(),
+                last_reject: link.last_reject.clone(),
+            },
+            allocation: self.allocation,
+            demand: seen.demand.clone(),
+        }
+    }
+}
+
+/// Answers the next one that asks for the status; without a socket nobody does.
+async fn answer(socket: Option<&StatusSocket>, status: impl FnOnce() -> Status) {
+    match socket {
+        Some(socket) => socket.answer(status).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Who speaks; empty where the guest does not say.
+fn hello(root: &Path) -> Hello {
+    let line = |path| fs::read_to_string(root.join(path)).unwrap_or_default().trim().to_owned();
+    Hello {
+        protocol: SUPPORTED,
+        agent: env!("CARGO_PKG_VERSION").into(),
+        kernel: line("proc/sys/kernel/osrelease"),
+        boot_id: line("proc/sys/kernel/random/boot_id"),
+        capabilities: CAPABILITIES.map(Into::into).into(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

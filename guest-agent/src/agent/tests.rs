@@ -1,0 +1,197 @@
+//! The whole agent on a fixture tree, with a bridge on a unix socket. Time is tokio's, paused.
+
+use super::*;
+use crate::fake_bridge::{FakeBridge, allocation, welcome};
+use crate::sense::fixture::{guest, write};
+use crate::status;
+use tempfile::TempDir;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use vmtide_protocol::BridgeMessage;
+use vmtide_protocol::demand::{MemoryDemand, MemoryReason, Urgency};
+
+/// A running agent, and the guest it looks at.
+struct Running {
+    root: TempDir,
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<Result<(), AgentError>>,
+}
+
+fn run(bridge: &FakeBridge) -> Running {
+    let root = guest();
+    let config =
+        Config { bridge: bridge.address(), status_socket: root.path().join("run/agent.sock"), ..Config::default() };
+    let (stop, stopped) = oneshot::channel::<()>();
+    let below = root.path().to_owned();
+    let task = tokio::spawn(async move {
+        let stop = async move { drop(stopped.await) };
+        super::run(config, &below, stop).await
+    });
+    Running { root, stop, task }
+}
+
+impl Running {
+    fn set_available_mib(&self, mib: u64) {
+        let text = format!("MemTotal: 737280 kB\nMemFree: 1024 kB\nMemAvailable: {} kB\n", mib * 1024);
+        write(self.root.path(), "proc/meminfo", &text);
+    }
+}
+
+fn memory(message: &AgentMessage) -> &MemoryDemand {
+    let (AgentMessage::Report(report) | AgentMessage::Urgent(report)) = message else {
+        panic!("no report: {message:?}")
+    };
+    report.demand.memory.known().expect("the demand is known")
+}
+
+#[tokio::test(start_paused = true)]
+async fn reports_at_once_then_busy_then_quiet() {
+    let bridge = FakeBridge::listen();
+    let _agent = run(&bridge);
+    let mut session = bridge.welcome().await;
+    let began = Instant::now();
+    let mut at_s = Vec::new();
+    while began.elapsed() < Duration::from_secs(60) {
+        let AgentMessage::Report(_) = session.hears().await else { panic!("nothing is urgent") };
+        at_s.push(began.elapsed().as_secs());
+    }
+    assert!(at_s.len() <= 14, "{at_s:?}");
+    assert_eq!(at_s[0], 0);
+    let last = at_s.len() - 1;
+    assert_eq!(at_s[last] - at_s[last - 1], 10, "{at_s:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn memory_that_runs_out_is_urgent_before_it_is_gone_and_at_most_four_times_a_second() {
+    let bridge = FakeBridge::listen();
+    let agent = run(&bridge);
+    let mut session = bridge.welcome().await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let began = Instant::now();
+    let ramp = async move {
+        for step in 0..60 {
+            agent.set_available_mib(600 - step * 10);
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        agent.stop.send(()).unwrap();
+        agent.task.await.unwrap().unwrap();
+    };
+    let listen = async {
+        let mut urgent = Vec::new();
+        while let Some(message) = session.hears_or_end().await {
+            if let AgentMessage::Urgent(_) = message {
+                urgent.push((began.elapsed(), memory(&message).clone()));
+            }
+        }
+        urgent
+    };
+    let (urgent, ()) = tokio::join!(listen, ramp);
+    let (at, first) = urgent.iter().find(|(_, memory)| memory.urgency == Urgency::Critical).unwrap();
+    assert!(*at < Duration::from_millis(2_900), "{at:?}, and memory was gone after 3 s");
+    assert_eq!(first.reason, MemoryReason::Growing);
+    assert!(urgent.len() <= 13, "{} in 3 s", urgent.len());
+    for pair in urgent.windows(2) {
+        let apart = pair[1].0.saturating_sub(pair[0].0);
+        assert!(apart >= Duration::from_millis(249), "{apart:?} after {:?}", pair[0].0);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_need_never_passes_the_maximum_that_the_bridge_told() {
+    let bridge = FakeBridge::listen();
+    let agent = run(&bridge);
+    let mut session = bridge.accept().await;
+    session.hears().await;
+    session.says(&welcome()).await;
+    session.says(&BridgeMessage::Allocation(allocation(200))).await;
+    agent.set_available_mib(10);
+    let mut needs = Vec::new();
+    for _ in 0..6 {
+        let message = session.hears().await;
+        if let AgentMessage::Report(report) | AgentMessage::Urgent(report) = &message
+            && let Some(memory) = report.demand.memory.known()
+        {
+            needs.push(memory.need_bytes.within(u64::MAX).0 / (1024 * 1024));
+        }
+    }
+    assert_eq!(needs.last(), Some(&200), "{needs:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_oom_kill_is_told_as_it_is_seen() {
+    let bridge = FakeBridge::listen();
+    let agent = run(&bridge);
+    let mut session = bridge.welcome().await;
+    session.hears().await;
+    session.hears().await;
+    write(agent.root.path(), "proc/vmstat", "oom_kill 7\n");
+    loop {
+        match session.hears().await {
+            AgentMessage::Event(event) => break assert_eq!(event.message, "2 killed for lack of memory"),
+            message => assert!(memory(&message).urgency < Urgency::Pressed),
+        }
+    }
+    let urgent = session.hears().await;
+    assert_eq!(memory(&urgent).reason, MemoryReason::Exhausted);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clean_stop_says_so_and_leaves_no_socket() {
+    let bridge = FakeBridge::listen();
+    let agent = run(&bridge);
+    let mut session = bridge.welcome().await;
+    session.hears().await;
+    agent.stop.send(()).unwrap();
+    agent.task.await.unwrap().unwrap();
+    let AgentMessage::Event(event) = session.hears().await else { panic!("no farewell") };
+    assert_eq!(event.event, EventKind::Stopping);
+    assert!(session.hears_or_end().await.is_none());
+    assert!(!agent.root.path().join("run/agent.sock").exists());
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_goes_on_through_a_bridge_that_comes_and_goes() {
+    let bridge = FakeBridge::listen();
+    let _agent = run(&bridge);
+    for _ in 0..3 {
+        let mut session = bridge.welcome().await;
+        let AgentMessage::Report(report) = session.hears().await else { panic!("no report") };
+        assert_eq!(report.sequence, 1, "each session counts its own");
+    }
+}
+
+#[tokio::test]
+async fn a_running_agent_tells_its_status_and_a_second_one_leaves_it_the_socket() {
+    let bridge = FakeBridge::listen();
+    let agent = run(&bridge);
+    let mut session = bridge.welcome().await;
+    session.hears().await;
+    let path = agent.root.path().join("run/agent.sock");
+    assert_eq!(StatusSocket::bind(&path).unwrap_err().kind(), std::io::ErrorKind::AddrInUse);
+    let asked = path.clone();
+    let status = tokio::task::spawn_blocking(move || status::ask(&asked)).await.unwrap().unwrap();
+    assert_eq!(status.session.vm.as_deref(), Some("a"));
+    assert_eq!(status.allocation, Some(allocation(768)));
+    assert!(!status.stall_trigger, "a fixture tree has none");
+    agent.stop.send(()).unwrap();
+    agent.task.await.unwrap().unwrap();
+    assert!(status::ask(&path).unwrap_err().to_string().contains("is vmtide-agent running?"));
+}
+
+#[tokio::test]
+async fn intervals_that_would_make_it_spin_are_held_to_sense() {
+    let bridge = FakeBridge::listen();
+    let _agent = run(&bridge);
+    let mut session = bridge.accept().await;
+    session.hears().await;
+    session
+        .says_bytes(
+            b"{\"kind\":\"welcome\",\"protocol\":1,\"vm\":\"a\",\"intervals\":{\"busy_ms\":0,\"quiet_ms\":0}}\n",
+        )
+        .await;
+    let began = Instant::now();
+    for _ in 0..6 {
+        session.hears().await;
+    }
+    assert!(began.elapsed() >= Duration::from_millis(450), "{:?}", began.elapsed());
+}

@@ -1,0 +1,169 @@
+//! The agent's configuration: one small TOML file, every key optional.
+
+use crate::link::Address;
+use serde::{Deserialize, Deserializer, de::Error};
+use std::path::{Path, PathBuf};
+use std::{fs, io};
+use tracing::level_filters::LevelFilter;
+
+/// Where the configuration is when nobody says otherwise; it need not exist.
+pub const DEFAULT_PATH: &str = "/etc/vmtide/agent.toml";
+
+/// Shorter, and nothing could be granted in it; longer, and every ramp looks like the end.
+const GRANT_MS: std::ops::RangeInclusive<u64> = 100..=60_000;
+
+/// Why there is no configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The file says something that it may not; the source names line, key and what is allowed.
+    #[error("{} is not a valid configuration", path.display())]
+    Invalid {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        source: toml::de::Error,
+    },
+}
+
+/// What an operator may set. `agent.toml` in this crate's folder documents each key.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Where the bridge listens.
+    pub bridge: Address,
+    /// Where `vmtide-agent status` asks.
+    pub status_socket: PathBuf,
+    /// The least important lines that are logged.
+    pub log_level: LogLevel,
+    /// How long it takes from asking for memory to having it.
+    #[serde(deserialize_with = "grant_ms")]
+    pub grant_ms: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            bridge: Address::default(),
+            status_socket: "/run/vmtide/agent.sock".into(),
+            log_level: LogLevel::Info,
+            grant_ms: 2_000,
+        }
+    }
+}
+
+impl Config {
+    /// Reads the file at `path`, or the one at [`DEFAULT_PATH`] if that exists, or else takes the defaults.
+    ///
+    /// # Errors
+    /// [`ConfigError`] with file, line, key and allowed values.
+    pub fn load(path: Option<&Path>) -> Result<Self, ConfigError> {
+        let (path, text) = match path {
+            Some(path) => (path, fs::read_to_string(path)),
+            None => (Path::new(DEFAULT_PATH), fs::read_to_string(DEFAULT_PATH)),
+        };
+        match text {
+            Ok(text) => toml::from_str(&text).map_err(|source| ConfigError::Invalid { path: path.into(), source }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound && path == Path::new(DEFAULT_PATH) => {
+                Ok(Self::default())
+            }
+            Err(source) => Err(ConfigError::Read { path: path.into(), source }),
+        }
+    }
+}
+
+/// How important a line has to be to be logged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogLevel {
+    /// What an operator has to repair.
+    Error,
+    /// What an operator should know of: no bridge, a rejection, a file that makes no sense.
+    Warn,
+    /// Sessions that begin and end.
+    Info,
+    /// Every retry and every line that was skipped.
+    Debug,
+    /// Every message.
+    Trace,
+}
+
+impl From<LogLevel> for LevelFilter {
+    fn from(level: LogLevel) -> Self {
+        match level {
+            LogLevel::Error => Self::ERROR,
+            LogLevel::Warn => Self::WARN,
+            LogLevel::Info => Self::INFO,
+            LogLevel::Debug => Self::DEBUG,
+            LogLevel::Trace => Self::TRACE,
+        }
+    }
+}
+
+fn grant_ms<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    let value = u64::deserialize(deserializer)?;
+    if GRANT_MS.contains(&value) {
+        return Ok(value);
+    }
+    let (least, most) = (GRANT_MS.start(), GRANT_MS.end());
+    Err(D::Error::custom(format!("{value} is out of range, expected {least} to {most} milliseconds")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EXAMPLE: &str = include_str!("../agent.toml");
+
+    #[test]
+    fn the_example_is_the_default_and_so_is_nothing() {
+        assert_eq!(toml::from_str::<Config>(EXAMPLE).unwrap(), Config::default());
+        assert_eq!(toml::from_str::<Config>("").unwrap(), Config::default());
+    }
+
+    #[test]
+    fn the_example_shows_every_key_with_its_default() {
+        let shown: Vec<_> = EXAMPLE.lines().filter_map(|line| line.strip_prefix("#:")).collect();
+        let shown = shown.join("\n");
+        assert_eq!(toml::from_str::<Config>(&shown).unwrap(), Config::default());
+        let error = toml::from_str::<Config>("no_such_key = 1").unwrap_err().to_string();
+        let (_, allowed) = error.split_once("expected one of ").unwrap();
+        for key in allowed.trim().split(", ") {
+            let key = key.trim_matches('`');
+            assert!(shown.contains(&format!("{key} = ")), "agent.toml does not show {key}");
+        }
+    }
+
+    #[test]
+    fn errors_name_file_line_key_and_what_is_allowed() {
+        for (text, expected) in [
+            ("\nbrigde = 1\n", &["line 2", "brigde", "expected one of `bridge`"][..]),
+            ("bridge = \"tcp://1:2\"", &["line 1", "bridge", "tcp://1:2", "vsock://CID:PORT", "unix:/"]),
+            ("log_level = \"loud\"", &["line 1", "log_level", "loud", "`warn`"]),
+            ("grant_ms = 5", &["line 1", "grant_ms", "5 is out of range", "100 to 60000 milliseconds"]),
+            ("grant_ms = -5", &["line 1", "grant_ms"]),
+            ("status_socket = 7", &["line 1", "status_socket", "string"]),
+        ] {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("agent.toml");
+            fs::write(&path, text).unwrap();
+            let error = crate::full_text(&Config::load(Some(&path)).unwrap_err());
+            for part in expected.iter().chain(&["agent.toml"]) {
+                assert!(error.contains(part), "{part:?} is not in: {error}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_file_that_was_asked_for_has_to_be_there() {
+        let error = crate::full_text(&Config::load(Some(Path::new("/no/such/agent.toml"))).unwrap_err());
+        assert!(error.starts_with("cannot read /no/such/agent.toml: No such file"), "{error}");
+    }
+}

@@ -1,0 +1,157 @@
+//! Looks at the guest: takes the samples that are due and estimates the demand.
+
+use crate::demand::{CpuEstimator, IoEstimator, MemoryEstimator, Outlook};
+use crate::said::Said;
+use crate::sense::{CpuReader, CpuSample, MemoryReader, MemorySample, SenseError, StorageReader, StorageSample};
+use serde::Serialize;
+use std::path::Path;
+use tracing::warn;
+use vmtide_protocol::demand::{Answer, CpuDemand, Demand, IoDemand};
+
+/// CPU and disks are read no more often than this: nothing about them is urgent, and their files are long.
+const SLOW_MS: u64 = 950;
+
+/// The latest samples.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Samples {
+    /// `None` when it could not be read.
+    pub memory: Option<MemorySample>,
+    /// `None` when it could not be read.
+    pub cpu: Option<CpuSample>,
+    /// `None` when it could not be read.
+    pub storage: Option<StorageSample>,
+}
+
+/// What one look found.
+#[derive(Clone, Debug)]
+pub struct Observation {
+    /// For the bridge.
+    pub demand: Demand,
+    /// `None` while the demand for memory is not known.
+    pub outlook: Option<Outlook>,
+}
+
+/// The readers and the estimators.
+#[derive(Debug)]
+pub struct Observer {
+    memory: MemoryReader,
+    cpu: Option<CpuReader>,
+    storage: Option<StorageReader>,
+    memory_demand: MemoryEstimator,
+    cpu_demand: CpuEstimator,
+    io_demand: IoEstimator,
+    slow_at_ms: Option<u64>,
+    cpu_answer: Answer<CpuDemand>,
+    io_answer: Answer<IoDemand>,
+    samples: Samples,
+    said: Said,
+}
+
+impl Observer {
+    /// Opens what there is to read below `root`; a grant takes `grant_ms`.
+    ///
+    /// # Errors
+    /// [`SenseError`] when memory cannot be read. CPU or disks that cannot are logged and never known.
+    pub fn open(root: &Path, grant_ms: u64) -> Result<Self, SenseError> {
+        let memory = MemoryReader::open(root)?;
+        let mut said = Said::default();
+        if !memory.has_pressure() {
+            warn!("this kernel has no PSI for memory: stalls cannot be seen, demand rests on use alone");
+        }
+        Ok(Self {
+            memory,
+            cpu: said_if_not(&mut said, CpuReader::open(root)),
+            storage: said_if_not(&mut said, StorageReader::open(root)),
+            memory_demand: MemoryEstimator::new(grant_ms),
+            cpu_demand: CpuEstimator::default(),
+            io_demand: IoEstimator::default(),
+            slow_at_ms: None,
+            cpu_answer: Answer::NotYet,
+            io_answer: Answer::NotYet,
+            samples: Samples::default(),
+            said,
+        })
+    }
+
+    /// Looks at memory, and at the rest when it is due.
+    pub fn look(&mut self, now_ms: u64, maximum_bytes: Option<u64>) -> Observation {
+        self.samples.memory = said_if_not(&mut self.said, self.memory.sample());
+        if self.slow_at_ms.is_none_or(|at_ms| now_ms.saturating_sub(at_ms) >= SLOW_MS) {
+            self.slow_at_ms = Some(now_ms);
+            self.look_at_the_rest(now_ms);
+        }
+        let sample = self.samples.memory.as_ref();
+        let estimate = sample.and_then(|sample| self.memory_demand.update(now_ms, sample, maximum_bytes));
+        let (memory, outlook) = match estimate {
+            Some(estimate) => (Answer::Known(estimate.demand), Some(estimate.outlook)),
+            None => (Answer::NotYet, None),
+        };
+        let demand = Demand { memory, cpu: self.cpu_answer.clone(), io: self.io_answer.clone() };
+        Observation { demand, outlook }
+    }
+
+    fn look_at_the_rest(&mut self, now_ms: u64) {
+        let said = &mut self.said;
+        self.samples.cpu = self.cpu.as_mut().and_then(|cpu| said_if_not(said, cpu.sample()));
+        self.samples.storage = self.storage.as_mut().and_then(|storage| said_if_not(said, storage.sample()));
+        let cpu = self.samples.cpu.as_ref().and_then(|sample| self.cpu_demand.update(now_ms, sample));
+        let io = self.samples.storage.as_ref().and_then(|sample| self.io_demand.update(now_ms, sample));
+        self.cpu_answer = cpu.map_or(Answer::NotYet, Answer::Known);
+        self.io_answer = io.map_or(Answer::NotYet, Answer::Known);
+    }
+
+    /// The latest samples.
+    pub fn samples(&self) -> &Samples {
+        &self.samples
+    }
+}
+
+/// What was read; an error is logged the first time.
+fn said_if_not<T>(said: &mut Said, read: Result<T, SenseError>) -> Option<T> {
+    read.inspect_err(|error| {
+        let text = crate::full_text(error);
+        if said.is_new(&text) {
+            warn!("{text}");
+        }
+    })
+    .ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sense::fixture::{guest, write};
+
+    #[test]
+    fn one_look_is_not_yet_an_answer_and_two_are() {
+        let dir = guest();
+        let mut observer = Observer::open(dir.path(), 2_000).unwrap();
+        let first = observer.look(0, None);
+        assert_eq!(first.demand, Demand { memory: Answer::NotYet, cpu: Answer::NotYet, io: Answer::NotYet });
+        let second = observer.look(1_000, None).demand;
+        assert!(second.memory.known().is_some() && second.cpu.known().is_some() && second.io.known().is_some());
+    }
+
+    #[test]
+    fn a_file_that_breaks_costs_its_own_answer_and_comes_back() {
+        let dir = guest();
+        let stat = std::fs::read_to_string(dir.path().join("proc/stat")).unwrap();
+        let mut observer = Observer::open(dir.path(), 2_000).unwrap();
+        observer.look(0, None);
+        write(dir.path(), "proc/stat", "garbage\n");
+        let broken = observer.look(1_000, None).demand;
+        assert!(broken.memory.known().is_some() && broken.cpu.known().is_none());
+        write(dir.path(), "proc/stat", &stat);
+        assert!(observer.look(2_000, None).demand.cpu.known().is_some());
+    }
+
+    #[test]
+    fn a_guest_without_disks_has_memory_and_cpu() {
+        let dir = guest();
+        std::fs::remove_file(dir.path().join("proc/diskstats")).unwrap();
+        let mut observer = Observer::open(dir.path(), 2_000).unwrap();
+        observer.look(0, None);
+        let demand = observer.look(1_000, None).demand;
+        assert!(demand.memory.known().is_some() && demand.io == Answer::NotYet);
+    }
+}
