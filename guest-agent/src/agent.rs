@@ -13,7 +13,7 @@
 //! The link has a task of its own, so that neither a slow bridge nor none holds up the looking.
 
 use crate::config::Config;
-use crate::demand::{Mode, Pace, Schedule};
+use crate::demand::{Mode, Pace, Schedule, interval_ms};
 use crate::link::{self, Backoff, BackoffError, Link, LinkStatus, News};
 use crate::observer::{Observation, Observer};
 use crate::sense::{SenseError, StallTrigger};
@@ -138,7 +138,8 @@ impl Agent {
     fn look(&mut self) -> (Observation, u64) {
         let now_ms = self.now_ms();
         let maximum_bytes = self.allocation.map(|allocation| allocation.maximum_bytes);
-        let seen = self.observer.look(now_ms, maximum_bytes);
+        let rest_ms = interval_ms(self.pace.mode(), self.intervals);
+        let seen = self.observer.look(now_ms, rest_ms, maximum_bytes);
         self.looks += 1;
         let outlook = seen.outlook.as_ref();
         if let Some(kills) = outlook.map(|outlook| outlook.new_oom_kills).filter(|&kills| kills > 0) {

@@ -107,9 +107,9 @@ fn log_to_stderr(level: LevelFilter) {
 fn once(config: &Config, root: &Path, interval_ms: u64, as_json: bool) -> anyhow::Result<()> {
     log_to_stderr(config.log_level.into());
     let mut observer = Observer::open(root, config.grant_ms)?;
-    observer.look(0, None);
+    observer.look(0, interval_ms, None);
     std::thread::sleep(Duration::from_millis(interval_ms));
-    let seen = observer.look(interval_ms, None);
+    let seen = observer.look(interval_ms, interval_ms, None);
     if as_json {
         print(&format!("{}\n", json!({ "samples": observer.samples(), "demand": seen.demand })))
     } else {

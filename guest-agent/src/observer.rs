@@ -8,8 +8,8 @@ use std::path::Path;
 use tracing::warn;
 use vmtide_protocol::demand::{Answer, CpuDemand, Demand, IoDemand};
 
-/// CPU and disks are read no more often than this: nothing about them is urgent, and their files are long.
-const SLOW_MS: u64 = 950;
+/// What is due shortly is read now, or a timer that is late by a little would let it slip to the next look.
+const EARLY_MS: u64 = 50;
 
 /// The latest samples.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
@@ -40,7 +40,7 @@ pub struct Observer {
     memory_demand: MemoryEstimator,
     cpu_demand: CpuEstimator,
     io_demand: IoEstimator,
-    slow_at_ms: Option<u64>,
+    rest_at_ms: Option<u64>,
     cpu_answer: Answer<CpuDemand>,
     io_answer: Answer<IoDemand>,
     samples: Samples,
@@ -65,7 +65,7 @@ impl Observer {
             memory_demand: MemoryEstimator::new(grant_ms),
             cpu_demand: CpuEstimator::default(),
             io_demand: IoEstimator::default(),
-            slow_at_ms: None,
+            rest_at_ms: None,
             cpu_answer: Answer::NotYet,
             io_answer: Answer::NotYet,
             samples: Samples::default(),
@@ -73,11 +73,11 @@ impl Observer {
         })
     }
 
-    /// Looks at memory, and at the rest when it is due.
-    pub fn look(&mut self, now_ms: u64, maximum_bytes: Option<u64>) -> Observation {
+    /// Looks at memory, and at CPU and disks each `rest_ms`: nothing about them is urgent, and their files are long.
+    pub fn look(&mut self, now_ms: u64, rest_ms: u64, maximum_bytes: Option<u64>) -> Observation {
         self.samples.memory = said_if_not(&mut self.said, self.memory.sample());
-        if self.slow_at_ms.is_none_or(|at_ms| now_ms.saturating_sub(at_ms) >= SLOW_MS) {
-            self.slow_at_ms = Some(now_ms);
+        if self.rest_at_ms.is_none_or(|at_ms| now_ms.saturating_sub(at_ms) >= rest_ms.saturating_sub(EARLY_MS)) {
+            self.rest_at_ms = Some(now_ms);
             self.look_at_the_rest(now_ms);
         }
         let sample = self.samples.memory.as_ref();
@@ -126,9 +126,9 @@ mod tests {
     fn one_look_is_not_yet_an_answer_and_two_are() {
         let dir = guest();
         let mut observer = Observer::open(dir.path(), 2_000).unwrap();
-        let first = observer.look(0, None);
+        let first = observer.look(0, 1_000, None);
         assert_eq!(first.demand, Demand { memory: Answer::NotYet, cpu: Answer::NotYet, io: Answer::NotYet });
-        let second = observer.look(1_000, None).demand;
+        let second = observer.look(1_000, 1_000, None).demand;
         assert!(second.memory.known().is_some() && second.cpu.known().is_some() && second.io.known().is_some());
     }
 
@@ -137,12 +137,12 @@ mod tests {
         let dir = guest();
         let stat = std::fs::read_to_string(dir.path().join("proc/stat")).unwrap();
         let mut observer = Observer::open(dir.path(), 2_000).unwrap();
-        observer.look(0, None);
+        observer.look(0, 1_000, None);
         write(dir.path(), "proc/stat", "garbage\n");
-        let broken = observer.look(1_000, None).demand;
+        let broken = observer.look(1_000, 1_000, None).demand;
         assert!(broken.memory.known().is_some() && broken.cpu.known().is_none());
         write(dir.path(), "proc/stat", &stat);
-        assert!(observer.look(2_000, None).demand.cpu.known().is_some());
+        assert!(observer.look(2_000, 1_000, None).demand.cpu.known().is_some());
     }
 
     #[test]
@@ -150,8 +150,8 @@ mod tests {
         let dir = guest();
         std::fs::remove_file(dir.path().join("proc/diskstats")).unwrap();
         let mut observer = Observer::open(dir.path(), 2_000).unwrap();
-        observer.look(0, None);
-        let demand = observer.look(1_000, None).demand;
+        observer.look(0, 1_000, None);
+        let demand = observer.look(1_000, 1_000, None).demand;
         assert!(demand.memory.known().is_some() && demand.io == Answer::NotYet);
     }
 }

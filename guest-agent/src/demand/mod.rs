@@ -22,7 +22,7 @@ pub use cpu::CpuEstimator;
 pub use io::IoEstimator;
 pub use memory::{MemoryEstimate, MemoryEstimator, Outlook};
 pub use pace::{Mode, Pace};
-pub use schedule::{Kind, Schedule};
+pub use schedule::{Kind, Schedule, interval_ms};
 
 /// How much a counter rose, per second. A counter that went backwards did not rise.
 fn per_second(before: u64, now: u64, elapsed_ms: u64) -> u64 {

@@ -65,7 +65,8 @@ impl Schedule {
     }
 }
 
-fn interval_ms(mode: Mode, intervals: Intervals) -> u64 {
+/// How often a bridge wants to hear of an agent that looks in `mode`.
+pub fn interval_ms(mode: Mode, intervals: Intervals) -> u64 {
     if mode == Mode::Quiet { intervals.quiet_ms } else { intervals.busy_ms }
 }
 
