@@ -1,1 +1,3 @@
-//! Placeholder.
+//! vmtide-bridge: the host side.
+
+pub mod plan;

@@ -1,0 +1,132 @@
+//! What a VM wants, from what it said and what the hypervisor shows.
+
+use super::policy::permille;
+use super::{Demand, Millis, Policy, Urgency, VmView};
+
+/// A VM's demand with its limits, headroom and history taken in. All in bytes; every amount that a target may be set to
+/// lies within `[minimum, maximum]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Want {
+    /// The least that it is left with.
+    pub minimum: u64,
+    /// The most that it gets.
+    pub maximum: u64,
+    /// Its weight, at least 1.
+    pub shares: u64,
+    /// What it uses now: the bytes beyond are idle.
+    pub need: u64,
+    /// Need and headroom.
+    pub wanted: u64,
+    /// Need and half the headroom: above this, growth without urgency is not worth a move.
+    pub enough: u64,
+    /// What it competes with for its share: what it wants, noise smoothed away.
+    pub claim: u64,
+    /// Down to here it may be shrunk although nobody waits for the bytes.
+    pub surplus_from: u64,
+    /// Down to here it may be shrunk for somebody who is short but does not stall; 0 when its share alone decides.
+    pub calm_hold: u64,
+    /// Shrinking below goes in small steps.
+    pub floor: u64,
+    /// It is not shrunk below, except in an emergency.
+    pub kept: u64,
+    /// How much its need matters.
+    pub urgency: Urgency,
+}
+
+/// What `vm` wants at `now_ms`.
+pub(super) fn resolve(now_ms: Millis, vm: &VmView, policy: &Policy) -> Want {
+    let mut want = match vm.demand {
+        Demand::Fresh(demand) => {
+            let peak = vm.history.peak_need_bytes(now_ms).max(demand.need_bytes);
+            fresh(vm, demand.need_bytes, peak, demand.floor_bytes, demand.urgency, policy)
+        }
+        Demand::Stale { floor_bytes, shown_use_bytes } => stale(vm, floor_bytes, shown_use_bytes, policy),
+        Demand::Unknown { shown_use_bytes } => unknown(vm, shown_use_bytes, policy),
+    };
+    // The minimum is the operator's promise: a VM under it does not queue behind calm wishes.
+    if vm.target_bytes < want.minimum {
+        want.urgency = want.urgency.max(Urgency::Pressed);
+    }
+    want
+}
+
+/// A report that has not expired.
+fn fresh(vm: &VmView, need: u64, peak: u64, floor: u64, urgency: Urgency, policy: &Policy) -> Want {
+    let blank = blank(vm);
+    let (low, high) = (blank.minimum, blank.maximum);
+    let need = need.min(high);
+    let headroom = policy.headroom(need);
+    let peak = peak.min(high);
+    let peak_wanted = peak.saturating_add(policy.headroom(peak)).clamp(low, high);
+    let wanted = need.saturating_add(headroom).clamp(low, high);
+    let fallen = need < peak - permille(peak, policy.need_noise_permille).min(peak);
+    let claim = if fallen { wanted } else { snapped(peak_wanted, vm, policy).min(high) };
+    Want {
+        need,
+        wanted,
+        enough: need.saturating_add(headroom / 2),
+        claim,
+        surplus_from: peak_wanted,
+        calm_hold: if fallen { peak_wanted } else { 0 },
+        floor: floor.min(need).max(low),
+        kept: low,
+        urgency,
+        ..blank
+    }
+}
+
+/// A claim that the target already meets, give or take the dead band, is the target: noise of one VM's need then
+/// leaves everybody's entitlement where it is.
+fn snapped(claim: u64, vm: &VmView, policy: &Policy) -> u64 {
+    let above = vm.target_bytes.checked_sub(claim);
+    if above.is_some_and(|above| above < policy.dead_band(vm.allocation_bytes)) { vm.target_bytes } else { claim }
+}
+
+/// The last report expired. It keeps what it has while nobody is short, gives down to its last floor when somebody is.
+fn stale(vm: &VmView, floor: u64, shown: Option<u64>, policy: &Policy) -> Want {
+    let blank = blank(vm);
+    let kept = floor.min(vm.target_bytes).clamp(blank.minimum, blank.maximum);
+    Want {
+        need: shown.map_or(kept, |shown| shown.min(blank.maximum)),
+        floor: kept,
+        kept,
+        ..shown_growth(vm, shown, policy)
+    }
+}
+
+/// No report yet. It keeps what it has.
+fn unknown(vm: &VmView, shown: Option<u64>, policy: &Policy) -> Want {
+    let blank = blank(vm);
+    let need = shown.map_or(blank.kept, |shown| shown.min(blank.maximum));
+    Want { need, ..shown_growth(vm, shown, policy) }
+}
+
+/// What it has, or more where the hypervisor shows that more is in use.
+fn shown_growth(vm: &VmView, shown: Option<u64>, policy: &Policy) -> Want {
+    let blank = blank(vm);
+    let shown = shown.unwrap_or(0).min(blank.maximum);
+    let headroom = policy.headroom(shown);
+    let wanted = shown.saturating_add(headroom).min(blank.maximum).max(blank.wanted);
+    Want { wanted, enough: shown.saturating_add(headroom / 2), claim: wanted, surplus_from: wanted, ..blank }
+}
+
+/// A VM that wants what it has, as far as its limits allow. A minimum above the maximum counts as the maximum.
+fn blank(vm: &VmView) -> Want {
+    let maximum = vm.limits.maximum_bytes;
+    let minimum = vm.limits.minimum_bytes.min(maximum);
+    let has = vm.target_bytes.clamp(minimum, maximum);
+    Want {
+        minimum,
+        maximum,
+        shares: u64::from(vm.limits.shares).max(1),
+        need: has,
+        wanted: has,
+        enough: has,
+        claim: has,
+        surplus_from: has,
+        calm_hold: 0,
+        floor: minimum,
+        kept: has,
+        urgency: Urgency::Normal,
+    }
+}

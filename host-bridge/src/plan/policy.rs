@@ -1,0 +1,95 @@
+//! The planner's numbers.
+
+use super::{MIB, Millis};
+use serde::{Deserialize, Serialize};
+
+/// The planner's numbers; every one can be set in the bridge's configuration.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Policy {
+    /// Headroom over the need, thousandths of the need.
+    pub headroom_permille: u32,
+    /// The least headroom over any need, bytes.
+    pub minimum_headroom_bytes: u64,
+    /// The pool kept free for urgent grants, thousandths of the limit.
+    pub spike_pool_permille: u32,
+    /// How much idle bytes are taxed when memory is short, percent, at most 99 (Waldspurger 2002, §5.3).
+    pub idle_tax_percent: u32,
+    /// A need less than this below its peak of the last minute is noise, not a fall; thousandths of the peak.
+    pub need_noise_permille: u32,
+
+    /// Nothing moves by less than this without urgency, thousandths of the allocation.
+    pub dead_band_permille: u32,
+    /// Nothing moves by less than this without urgency, bytes.
+    pub dead_band_bytes: u64,
+    /// The least move that an urgent need is worth, bytes.
+    pub urgent_step_bytes: u64,
+    /// How long a VM that grew keeps its bytes although somebody else stalls, milliseconds (ChromeOS: 10 s).
+    pub urgent_block_ms: Millis,
+    /// How long any other move waits after one the opposite way, milliseconds.
+    pub calm_block_ms: Millis,
+    /// The most that is taken from below a guest's floor before the guest confirmed it, thousandths of the
+    /// allocation: it needs the time to shed cache.
+    pub below_floor_permille: u32,
+
+    /// A balloon that inflates slower than this is stalled, bytes per second (ChromeOS: 15 MiB/s).
+    pub stall_bytes_per_s: u64,
+    /// What a stalled balloon gives back, bytes (ChromeOS: 128 MiB).
+    pub give_back_bytes: u64,
+    /// How long a VM is not shrunk after its balloon stalled, milliseconds.
+    pub stall_rest_ms: Millis,
+
+    /// The host is in trouble when less than this is available, thousandths of the capacity. Growth that nobody waits
+    /// for stays clear of twice this line, urgent growth of the line.
+    pub hard_line_permille: u32,
+    /// The host is in trouble when its tasks waited longer than this for memory (PSI full), thousandths of the time.
+    pub host_stall_permille: u32,
+    /// What the VMs give at a time while the host stalls, thousandths of the limit.
+    pub host_stall_slice_permille: u32,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            headroom_permille: 100,
+            minimum_headroom_bytes: 32 * MIB,
+            spike_pool_permille: 50,
+            idle_tax_percent: 75,
+            need_noise_permille: 125,
+            dead_band_permille: 10,
+            dead_band_bytes: 16 * MIB,
+            urgent_step_bytes: 4 * MIB,
+            urgent_block_ms: 10_000,
+            calm_block_ms: 60_000,
+            below_floor_permille: 62,
+            stall_bytes_per_s: 15 * MIB,
+            give_back_bytes: 128 * MIB,
+            stall_rest_ms: 60_000,
+            hard_line_permille: 20,
+            host_stall_permille: 100,
+            host_stall_slice_permille: 10,
+        }
+    }
+}
+
+impl Policy {
+    /// What changes of a VM that has `allocation_bytes` are too small to be worth a calm move, bytes.
+    pub(super) fn dead_band(&self, allocation_bytes: u64) -> u64 {
+        permille(allocation_bytes, self.dead_band_permille).max(self.dead_band_bytes).max(1)
+    }
+
+    /// The margin over `need_bytes`, bytes.
+    pub(super) fn headroom(&self, need_bytes: u64) -> u64 {
+        permille(need_bytes, self.headroom_permille).max(self.minimum_headroom_bytes)
+    }
+}
+
+/// `permille` thousandths of `bytes`, rounded down, at most `u64::MAX`.
+pub(super) fn permille(bytes: u64, permille: u32) -> u64 {
+    narrow(u128::from(bytes) * u128::from(permille) / 1000)
+}
+
+/// `bytes` as far as a `u64` goes.
+pub(super) fn narrow(bytes: u128) -> u64 {
+    u64::try_from(bytes).unwrap_or(u64::MAX)
+}

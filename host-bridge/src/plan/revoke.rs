@@ -1,0 +1,105 @@
+//! Who gives: surplus first, then the VMs with the fewest shares per byte (Waldspurger 2002, min-funding revocation),
+//! nobody more than is lacking and nobody below what it is entitled to.
+
+use super::fairness::Prices;
+use super::policy::permille;
+use super::seat::{Moment, Seat};
+use super::{Pace, Rule};
+use std::cmp::Reverse;
+
+/// For whom bytes are taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Cause {
+    /// The host itself: at once, floors give way.
+    Emergency,
+    /// Somebody who stalls: by what is needed now.
+    Stall,
+    /// Somebody who is short, or the pool: by what was needed at the peak of the last minute.
+    Shares,
+}
+
+impl Cause {
+    fn pace(self) -> Pace {
+        if self == Self::Shares { Pace::Calm } else { Pace::Urgent }
+    }
+
+    fn rule(self) -> Rule {
+        if self == Self::Emergency { Rule::EmergencyRevoke } else { Rule::Revoke }
+    }
+}
+
+/// Takes what lies above a maximum that the operator lowered.
+pub(super) fn hold_to_maximum(seat: &mut Seat<'_>) {
+    if seat.to > seat.want.maximum {
+        seat.move_to(seat.want.maximum, Pace::Calm, Rule::ReturnSurplus);
+    }
+}
+
+/// Returns to the pool what a VM did not want at any time in the last minute.
+pub(super) fn return_surplus(seat: &mut Seat<'_>, moment: &Moment<'_>) {
+    let surplus = seat.to.saturating_sub(seat.want.surplus_from);
+    if surplus >= moment.policy.dead_band(seat.vm.allocation_bytes) && may_shrink(seat, Pace::Calm, moment) {
+        seat.move_to(seat.want.surplus_from, Pace::Calm, Rule::ReturnSurplus);
+    }
+}
+
+/// Takes `lack_bytes` for `cause`, as far as VMs have them to give.
+pub(super) fn revoke(seats: &mut [Seat<'_>], lack_bytes: u64, cause: Cause, prices: Prices, moment: &Moment<'_>) {
+    if lack_bytes == 0 {
+        return;
+    }
+    let giver = |(index, seat): (usize, &Seat<'_>)| {
+        (spare(seat, cause, moment) > 0).then(|| (Reverse(prices.level(seat.to, &seat.want)), index))
+    };
+    let mut givers: Vec<_> = seats.iter().enumerate().filter_map(giver).collect();
+    givers.sort_unstable();
+    let mut lack = lack_bytes;
+    for (_, index) in givers {
+        if lack == 0 {
+            break;
+        }
+        let seat = &mut seats[index];
+        let taken = lack.max(least(seat, cause, moment)).min(spare(seat, cause, moment));
+        lack = lack.saturating_sub(taken);
+        let is_urgent = cause.pace() == Pace::Urgent || matches!(seat.moved, Some((Pace::Urgent, _)));
+        seat.move_to(seat.to - taken, if is_urgent { Pace::Urgent } else { Pace::Calm }, cause.rule());
+    }
+}
+
+/// What `seat` can give for `cause` now, 0 when that is not worth a move.
+fn spare(seat: &Seat<'_>, cause: Cause, moment: &Moment<'_>) -> u64 {
+    let line = match cause {
+        Cause::Emergency | Cause::Stall => seat.entitled,
+        Cause::Shares => seat.entitled.max(seat.want.calm_hold),
+    };
+    let above = seat.to.saturating_sub(line);
+    let least = least(seat, cause, moment);
+    if above < least || !may_shrink(seat, cause.pace(), moment) {
+        return 0;
+    }
+    if cause == Cause::Emergency {
+        return above;
+    }
+    let slice = permille(seat.vm.allocation_bytes, moment.policy.below_floor_permille).max(1);
+    let spare = seat.to.saturating_sub(line.max(lowest_in_one_step(seat, slice)));
+    if spare < least.min(slice.div_ceil(2)) { 0 } else { spare }
+}
+
+/// How far one step goes: to the guest's floor, and a slice below what it is known to have got by with.
+fn lowest_in_one_step(seat: &Seat<'_>, slice: u64) -> u64 {
+    seat.want.floor.min(seat.vm.allocation_bytes).saturating_sub(slice)
+}
+
+fn least(seat: &Seat<'_>, cause: Cause, moment: &Moment<'_>) -> u64 {
+    match cause {
+        Cause::Emergency => 1,
+        Cause::Stall => moment.policy.urgent_step_bytes.max(1),
+        Cause::Shares => moment.policy.dead_band(seat.vm.allocation_bytes),
+    }
+}
+
+fn may_shrink(seat: &Seat<'_>, pace: Pace, moment: &Moment<'_>) -> bool {
+    !seat.is_stalled(moment)
+        && seat.resting_until(moment).is_none()
+        && seat.shrink_blocked_until(pace, moment).is_none()
+}

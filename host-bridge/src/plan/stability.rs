@@ -1,0 +1,137 @@
+//! What keeps the plan from chasing its own tail: the peak of the need, direction blocks, the stalled balloon.
+//!
+//! Blocks and the stalled balloon follow the ChromeOS resource manager (vm_tools, balloon blockers): a move keeps
+//! the opposite direction shut for a while, and a guest that cannot fill its balloon gets some of it back.
+
+use super::{Direction, Millis, Pace, Policy, Step, VmView};
+use serde::{Deserialize, Serialize};
+
+/// How far back the peak of a need reaches, at least; up to a sixth more.
+pub const NEED_WINDOW_MS: Millis = 60_000;
+
+/// Over how long the speed of an inflating balloon is taken, at least.
+pub const STALL_WINDOW_MS: Millis = 5_000;
+
+const SLOTS: usize = 6;
+const SLOT_MS: Millis = NEED_WINDOW_MS / SLOTS as Millis;
+
+/// What was done to a VM before, as far as it matters for what may be done next.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct History {
+    grown_ms: Option<Millis>,
+    shrunk_ms: Option<Millis>,
+    stalled_ms: Option<Millis>,
+    inflation: Option<Inflation>,
+    needs: Needs,
+}
+
+/// A balloon on its way out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Inflation {
+    /// Since when the speed is being taken.
+    since_ms: Millis,
+    /// The allocation then.
+    from_bytes: u64,
+    /// The speed over the window before.
+    bytes_per_s: Option<u64>,
+}
+
+/// The highest need in each of the last slots.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Needs {
+    /// The slot of the newest need, counted from the clock's start.
+    slot: u64,
+    /// The highest need of a slot, at the slot's number modulo their count.
+    highest: [u64; SLOTS],
+}
+
+impl History {
+    /// The history after `step` was sent to the hypervisor at `now_ms`.
+    #[must_use]
+    pub fn after_step(mut self, now_ms: Millis, step: &Step) -> Self {
+        match step.direction() {
+            Direction::Grow => self.grown_ms = Some(now_ms),
+            Direction::Shrink => self.shrunk_ms = Some(now_ms),
+        }
+        if step.pace == Pace::GiveBack {
+            self.stalled_ms = Some(now_ms);
+            self.inflation = None;
+        }
+        self
+    }
+
+    /// The history after the hypervisor was seen to hold `allocation_bytes` with `target_bytes` asked for.
+    #[must_use]
+    pub fn after_observation(mut self, now_ms: Millis, allocation_bytes: u64, target_bytes: u64) -> Self {
+        if allocation_bytes <= target_bytes {
+            self.inflation = None;
+            return self;
+        }
+        let fresh = Inflation { since_ms: now_ms, from_bytes: allocation_bytes, bytes_per_s: None };
+        let inflation = self.inflation.get_or_insert(fresh);
+        let elapsed_ms = now_ms.saturating_sub(inflation.since_ms);
+        if elapsed_ms >= STALL_WINDOW_MS {
+            let taken = inflation.from_bytes.saturating_sub(allocation_bytes);
+            *inflation = Inflation { bytes_per_s: Some(taken.saturating_mul(1000) / elapsed_ms), ..fresh };
+        }
+        self
+    }
+
+    /// The history after a fresh report said `need_bytes` at `now_ms`.
+    #[must_use]
+    pub fn after_demand(mut self, now_ms: Millis, need_bytes: u64) -> Self {
+        let slot = now_ms / SLOT_MS;
+        for (index, highest) in self.needs.highest.iter_mut().enumerate() {
+            if !is_recent(index, self.needs.slot, slot) {
+                *highest = 0;
+            }
+            if slot % SLOTS as u64 == index as u64 {
+                *highest = need_bytes.max(*highest);
+            }
+        }
+        self.needs.slot = slot;
+        self
+    }
+
+    /// The highest need of the last minute at `now_ms`, 0 without one.
+    pub fn peak_need_bytes(&self, now_ms: Millis) -> u64 {
+        let now = now_ms / SLOT_MS;
+        let recent = |(index, highest): (usize, &u64)| is_recent(index, self.needs.slot, now).then_some(*highest);
+        self.needs.highest.iter().enumerate().filter_map(recent).max().unwrap_or(0)
+    }
+
+    /// Until when the VM does not shrink because it grew, if that is still to come.
+    pub(super) fn shrink_blocked_until(&self, now_ms: Millis, pace: Pace, policy: &Policy) -> Option<Millis> {
+        let wait_ms = if pace == Pace::Urgent { policy.urgent_block_ms } else { policy.calm_block_ms };
+        still_ahead(self.grown_ms, wait_ms, now_ms)
+    }
+
+    /// Until when the VM does not grow without urgency because it shrank, if that is still to come.
+    pub(super) fn growth_blocked_until(&self, now_ms: Millis, policy: &Policy) -> Option<Millis> {
+        still_ahead(self.shrunk_ms, policy.calm_block_ms, now_ms)
+    }
+
+    /// Until when the VM is left alone because its balloon stalled, if that is still to come.
+    pub(super) fn resting_until(&self, now_ms: Millis, policy: &Policy) -> Option<Millis> {
+        still_ahead(self.stalled_ms, policy.stall_rest_ms, now_ms)
+    }
+}
+
+/// Whether the VM's balloon inflates too slowly with more than a dead band to go.
+pub(super) fn is_stalled(vm: &VmView, policy: &Policy) -> bool {
+    let to_go = vm.allocation_bytes.saturating_sub(vm.target_bytes);
+    let speed = vm.history.inflation.and_then(|inflation| inflation.bytes_per_s);
+    to_go >= policy.dead_band(vm.allocation_bytes) && speed.is_some_and(|speed| speed < policy.stall_bytes_per_s)
+}
+
+/// When `wait_ms` from `then` are over, unless they are.
+fn still_ahead(then: Option<Millis>, wait_ms: Millis, now_ms: Millis) -> Option<Millis> {
+    then.map(|then| then.saturating_add(wait_ms)).filter(|until| *until > now_ms)
+}
+
+/// Whether the slot kept at `index`, with `newest` the newest ever kept, is one of the last at slot `now`.
+fn is_recent(index: usize, newest: u64, now: u64) -> bool {
+    let slots = SLOTS as u64;
+    let back = (newest % slots + slots - index as u64) % slots;
+    newest.checked_sub(back).is_some_and(|slot| now.saturating_sub(slot) < slots)
+}
