@@ -1,0 +1,292 @@
+//! What a guest claims, held to what is possible. Pure.
+//!
+//! Every number of the wire comes in as an `Amount` and leaves as a plain integer within its bound; each one
+//! that had to be moved is counted, so that an operator sees a guest that lies or has a broken driver. A floor
+//! above the need contradicts itself: the need is what a guest can ask for, so it bounds the floor.
+
+use super::text::printable;
+use crate::plan;
+use serde::Serialize;
+use vmtide_protocol::agent::ReplyStatus;
+use vmtide_protocol::demand::{self as wire, CpuReason, IoReason, MemoryReason, Urgency};
+use vmtide_protocol::{Amount, agent};
+
+/// No VM has a pebibyte, moves one in a second, or counts anything that far.
+const MOST: u64 = 1 << 50;
+/// A thousand virtual CPUs are more than any guest has.
+const MOST_MILLICPUS: u64 = 1_024_000;
+const MOST_CPUS: u64 = 1_024;
+const MOST_TASKS: u64 = 1 << 32;
+const PERMILLE: u64 = 1_000;
+/// Nobody waits longer than this for a grant and still means it.
+const MOST_WAITING_MS: u64 = 600_000;
+
+/// Numbers that a guest sent and that cannot be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Clamps {
+    /// How many were moved to their bound.
+    pub count: u64,
+    /// The field of the last one.
+    pub last_field: Option<&'static str>,
+}
+
+impl Clamps {
+    /// Both together.
+    #[must_use]
+    pub fn plus(self, later: Self) -> Self {
+        Self { count: self.count + later.count, last_field: later.last_field.or(self.last_field) }
+    }
+
+    fn hold(&mut self, field: &'static str, amount: Amount, most: u64) -> u64 {
+        let (value, clamped) = amount.within(most);
+        if clamped {
+            self.count += 1;
+            self.last_field = Some(field);
+        }
+        value
+    }
+}
+
+/// A guest's demand for every resource; `None` is the guest's "not yet".
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Demand {
+    /// Memory.
+    pub memory: Option<Memory>,
+    /// CPU.
+    pub cpu: Option<Cpu>,
+    /// Block I/O.
+    pub io: Option<Io>,
+}
+
+/// Demand for memory.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Memory {
+    /// What the planner goes by.
+    #[serde(flatten)]
+    pub demand: plan::MemoryDemand,
+    /// What the need rests on.
+    pub reason: MemoryReason,
+    /// How long ago, when it was sent, the stall began or was predicted; 0 when there is none.
+    pub waiting_ms: u64,
+    /// What was measured.
+    pub signals: MemorySignals,
+}
+
+/// Demand for CPU.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Cpu {
+    /// What the guest would use if it never waited.
+    pub need_millicpus: u64,
+    /// What it cannot do without; at most the need.
+    pub floor_millicpus: u64,
+    /// How much the need matters.
+    pub urgency: Urgency,
+    /// What the need rests on.
+    pub reason: CpuReason,
+    /// What was measured.
+    pub signals: CpuSignals,
+}
+
+/// Demand for block I/O.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Io {
+    /// Throughput without waiting, bytes per second.
+    pub need_bytes_per_s: u64,
+    /// Operations without waiting, per second.
+    pub need_ops_per_s: u64,
+    /// Throughput that it cannot do without; at most the need.
+    pub floor_bytes_per_s: u64,
+    /// How much the need matters.
+    pub urgency: Urgency,
+    /// What the need rests on.
+    pub reason: IoReason,
+    /// What was measured.
+    pub signals: IoSignals,
+}
+
+/// Defines the plain twin of a struct of wire signals: each field and its bound, once.
+macro_rules! signals {
+    ($name:ident, $(#[$doc:meta])* { $($field:ident: $most:expr),+ $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+        pub struct $name {
+            $(#[doc = concat!("As [`wire::", stringify!($name), "::", stringify!($field), "`].")] pub $field: u64,)+
+        }
+
+        impl $name {
+            fn check(wire: &wire::$name, clamps: &mut Clamps) -> Self {
+                Self { $($field: clamps.hold(stringify!($field), wire.$field, $most),)+ }
+            }
+        }
+    };
+}
+
+signals!(MemorySignals, /// The measurements behind a demand for memory.
+{
+    total_bytes: MOST,
+    available_bytes: MOST,
+    free_bytes: MOST,
+    anon_bytes: MOST,
+    active_file_bytes: MOST,
+    inactive_file_bytes: MOST,
+    balloon_bytes: MOST,
+    swap_used_bytes: MOST,
+    refault_bytes_per_s: MOST,
+    swap_in_bytes_per_s: MOST,
+    fall_bytes_per_s: MOST,
+    stall_some_permille: PERMILLE,
+    stall_full_permille: PERMILLE,
+    oom_kills: MOST,
+});
+
+signals!(CpuSignals, /// The measurements behind a demand for CPU.
+{
+    online_cpus: MOST_CPUS,
+    used_millicpus: MOST_MILLICPUS,
+    steal_millicpus: MOST_MILLICPUS,
+    running_tasks: MOST_TASKS,
+    stall_some_permille: PERMILLE,
+});
+
+signals!(IoSignals, /// The measurements behind a demand for block I/O.
+{
+    read_bytes_per_s: MOST,
+    write_bytes_per_s: MOST,
+    ops_per_s: MOST,
+    in_flight: MOST,
+    stall_some_permille: PERMILLE,
+    stall_full_permille: PERMILLE,
+});
+
+/// The demand of a VM of at most `maximum_bytes`, and what in it could not be.
+pub fn demand(wire: &wire::Demand, maximum_bytes: u64) -> (Demand, Clamps) {
+    let mut clamps = Clamps::default();
+    let checked = Demand {
+        memory: wire.memory.known().map(|wire| memory(wire, maximum_bytes.min(MOST), &mut clamps)),
+        cpu: wire.cpu.known().map(|wire| cpu(wire, &mut clamps)),
+        io: wire.io.known().map(|wire| io(wire, &mut clamps)),
+    };
+    (checked, clamps)
+}
+
+fn memory(wire: &wire::MemoryDemand, most: u64, clamps: &mut Clamps) -> Memory {
+    let need_bytes = clamps.hold("need_bytes", wire.need_bytes, most);
+    let floor_bytes = clamps.hold("floor_bytes", wire.floor_bytes, need_bytes);
+    Memory {
+        demand: plan::MemoryDemand { need_bytes, floor_bytes, urgency: wire.urgency },
+        reason: wire.reason,
+        waiting_ms: clamps.hold("waiting_ms", wire.waiting_ms, MOST_WAITING_MS),
+        signals: MemorySignals::check(&wire.signals, clamps),
+    }
+}
+
+fn cpu(wire: &wire::CpuDemand, clamps: &mut Clamps) -> Cpu {
+    let need_millicpus = clamps.hold("need_millicpus", wire.need_millicpus, MOST_MILLICPUS);
+    Cpu {
+        need_millicpus,
+        floor_millicpus: clamps.hold("floor_millicpus", wire.floor_millicpus, need_millicpus),
+        urgency: wire.urgency,
+        reason: wire.reason,
+        signals: CpuSignals::check(&wire.signals, clamps),
+    }
+}
+
+fn io(wire: &wire::IoDemand, clamps: &mut Clamps) -> Io {
+    let need_bytes_per_s = clamps.hold("need_bytes_per_s", wire.need_bytes_per_s, MOST);
+    Io {
+        need_bytes_per_s,
+        need_ops_per_s: clamps.hold("need_ops_per_s", wire.need_ops_per_s, MOST),
+        floor_bytes_per_s: clamps.hold("floor_bytes_per_s", wire.floor_bytes_per_s, need_bytes_per_s),
+        urgency: wire.urgency,
+        reason: wire.reason,
+        signals: IoSignals::check(&wire.signals, clamps),
+    }
+}
+
+/// The answer to a request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Reply {
+    /// The request's id, as the guest says: it may name none that was sent.
+    pub id: u64,
+    /// How it ended.
+    pub status: ReplyStatus,
+    /// How much was done, as the guest says; the hypervisor confirms it or not.
+    pub amount: u64,
+    /// Why it is not all of it, printable.
+    pub detail: Option<String>,
+}
+
+/// The reply, and what in it could not be.
+pub(super) fn reply(wire: &agent::Reply) -> (Reply, Clamps) {
+    let mut clamps = Clamps::default();
+    let amount = clamps.hold("amount", wire.amount, MOST);
+    let detail = wire.detail.as_deref().map(printable);
+    (Reply { id: wire.id, status: wire.status, amount, detail }, clamps)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use vmtide_protocol::{AgentMessage, decode};
+
+    const MAXIMUM: u64 = 1 << 30;
+
+    fn checked(memory: &str) -> (Memory, Clamps) {
+        let line = format!(
+            r#"{{"kind":"report","sequence":1,"demand":{{"memory":{{"known":{memory}}},"cpu":"not_yet","io":"not_yet"}}}}"#
+        );
+        let Some(AgentMessage::Report(report)) = decode(line.as_bytes()).unwrap().message else { panic!("{line}") };
+        let (demand, clamps) = demand(&report.demand, MAXIMUM);
+        assert_eq!((demand.cpu, demand.io), (None, None));
+        (demand.memory.unwrap(), clamps)
+    }
+
+    fn claim(need: &str, floor: &str) -> (u64, u64, Clamps) {
+        let (memory, clamps) = checked(&format!(
+            r#"{{"need_bytes":{need},"floor_bytes":{floor},"urgency":"normal","reason":"steady","waiting_ms":0,"signals":{{}}}}"#
+        ));
+        (memory.demand.need_bytes, memory.demand.floor_bytes, clamps)
+    }
+
+    fn clamped(count: u64, last_field: &'static str) -> Clamps {
+        Clamps { count, last_field: Some(last_field) }
+    }
+
+    #[test]
+    fn what_is_possible_passes() {
+        assert_eq!(claim("500", "100"), (500, 100, Clamps::default()));
+        assert_eq!(claim("1073741824", "1073741824"), (MAXIMUM, MAXIMUM, Clamps::default()));
+    }
+
+    #[test]
+    fn what_is_not_is_clamped_and_counted() {
+        assert_eq!(claim("1073741825", "0"), (MAXIMUM, 0, clamped(1, "need_bytes")));
+        assert_eq!(claim("18446744073709551615", "0"), (MAXIMUM, 0, clamped(1, "need_bytes")));
+        assert_eq!(claim("5", "-1"), (5, 0, clamped(1, "floor_bytes")));
+        assert_eq!(claim("-5", "-1"), (0, 0, clamped(2, "floor_bytes")));
+        assert_eq!(claim("5", "6"), (5, 5, clamped(1, "floor_bytes")));
+        assert_eq!(claim("5", "18446744073709551615"), (5, 5, clamped(1, "floor_bytes")));
+    }
+
+    #[test]
+    fn signals_are_held_to_their_own_bounds() {
+        let (memory, clamps) = checked(
+            r#"{"need_bytes":1,"floor_bytes":1,"urgency":"critical","reason":"brand_new","waiting_ms":99999999,
+                "signals":{"free_bytes":18446744073709551615,"stall_full_permille":1001,"oom_kills":-1}}"#
+                .replace('\n', "")
+                .as_str(),
+        );
+        assert_eq!((memory.waiting_ms, memory.reason), (MOST_WAITING_MS, MemoryReason::Other));
+        assert_eq!((memory.signals.free_bytes, memory.signals.stall_full_permille), (MOST, 1000));
+        assert_eq!(clamps, clamped(4, "oom_kills"));
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_claimed_stays_within_the_limits(need: i128, floor: i128) {
+            let (need, floor, _) = claim(&need.to_string(), &floor.to_string());
+            prop_assert!(floor <= need && need <= MAXIMUM);
+        }
+    }
+}

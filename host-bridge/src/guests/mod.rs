@@ -1,0 +1,193 @@
+//! The guests: from the bytes of peers that nobody trusts to a stream of checked events, and back to the guests
+//! what the bridge has to say.
+//!
+//! ```text
+//!  AF_VSOCK, one listener ----+                         +-- registry --> Events::next --> bridge --> views
+//!  unix socket, one a VM -----+--> connection, session -+
+//!  (transport: which VM is it)     (session)            +<-- allocation, host, requests <-- bridge
+//! ```
+//!
+//! Who may do what:
+//! - the transport tells which VM a connection is; an address without a VM is refused, and so is one that dials
+//!   too often. A hybrid socket has mode 0660: the VMM's user has to be in the bridge's group;
+//! - a session holds at most one line's bound, one message and 16 requests; a VM at most 32 events and one demand;
+//! - no session waits for the bridge, and the bridge waits for none.
+
+mod check;
+mod connection;
+mod desk;
+mod event;
+mod limit;
+mod registry;
+mod session;
+mod text;
+mod transport;
+mod views;
+
+#[cfg(test)]
+mod tests;
+
+pub use check::{Clamps, Cpu, CpuSignals, Demand, Io, IoSignals, Memory, MemorySignals, Reply, demand as check_demand};
+pub use event::{End, GuestEvent, Hello, Tally};
+pub use transport::ListenError;
+pub use views::{GuestSummary, Views};
+
+use crate::config::{Address, VmConfig};
+use connection::Connection;
+use desk::Desk;
+use limit::{Bucket, LogQuota};
+use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, timeout};
+use transport::{Hybrid, Peer, Transport, Vsock};
+use vmtide_protocol::bridge::{Allocation, BridgeMessage, Host, Intervals};
+
+/// A VM's place in the configuration.
+pub type VmIndex = usize;
+
+/// How long the guests have to take the last word when the bridge stops.
+const STOP_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a listener rests after an error, such as too many open files.
+const ACCEPT_REST: Duration = Duration::from_millis(200);
+/// Strangers that are told so: this many at once, then one a second; the rest is hung up on.
+const STRANGER_BURST: u32 = 8;
+const STRANGER_INTERVAL: Duration = Duration::from_secs(1);
+/// Strangers whose log lines are counted one by one.
+const STRANGERS: usize = 256;
+
+/// The way to the guests. No call waits for one. Dropped, it stops listening.
+#[derive(Debug)]
+pub struct Guests {
+    desk: Arc<Desk>,
+    stopping: watch::Sender<bool>,
+}
+
+/// The stream of events from the guests.
+#[derive(Debug)]
+pub struct Events {
+    desk: Arc<Desk>,
+}
+
+impl Events {
+    /// Waits for the next event; may be abandoned without losing one. VMs are served in turn.
+    pub async fn next(&mut self) -> (VmIndex, GuestEvent) {
+        self.desk.registry.next().await
+    }
+}
+
+impl Guests {
+    /// Listens to `vms` on every address that they have.
+    ///
+    /// # Errors
+    /// [`ListenError`] names the socket or port and what to do. What was bound before it is released again.
+    pub async fn listen(vms: &[VmConfig], intervals: Intervals) -> Result<(Self, Events), ListenError> {
+        let mut hybrids = Vec::new();
+        let mut cids = HashMap::new();
+        for (vm, config) in vms.iter().enumerate() {
+            match &config.address {
+                Address::Hybrid(path) => hybrids.push(Hybrid::bind(vm, path).await?),
+                Address::Cid(cid) => {
+                    cids.insert(*cid, vm);
+                }
+            }
+        }
+        let vsock = if cids.is_empty() { None } else { Some(Vsock::bind(cids)?) };
+
+        let desk = Arc::new(Desk::new(vms, intervals));
+        let stopping = watch::Sender::new(false);
+        for hybrid in hybrids {
+            tokio::spawn(accept(desk.clone(), stopping.subscribe(), hybrid));
+        }
+        if let Some(vsock) = vsock {
+            tokio::spawn(accept(desk.clone(), stopping.subscribe(), vsock));
+        }
+        Ok((Self { desk: desk.clone(), stopping }, Events { desk }))
+    }
+
+    /// Tells a VM's agent what the VM has, now and at the beginning of each session. Only the newest counts.
+    pub fn set_allocation(&self, vm: VmIndex, allocation: Allocation) {
+        self.desk.vms[vm].allocation.send_if_modified(|last| last.replace(allocation) != Some(allocation));
+    }
+
+    /// Tells every agent what the host is short of, now and at the beginning of each session.
+    pub fn set_host(&self, host: Host) {
+        self.desk.host.send_if_modified(|last| std::mem::replace(last, host) != host);
+    }
+
+    /// Sends a request to a VM's agent; `false` when none is connected. A guest that does not read loses the
+    /// oldest of more than 16.
+    pub fn request(&self, vm: VmIndex, request: BridgeMessage) -> bool {
+        self.desk.vms[vm].requests.send(request).is_ok()
+    }
+
+    /// Ends every session with `stopping`, removes the sockets and returns when that is done.
+    pub async fn stop(self) {
+        self.stopping.send_replace(true);
+        if timeout(STOP_TIMEOUT, self.stopping.closed()).await.is_err() {
+            tracing::debug!("some guests did not take the last word in time");
+        }
+    }
+}
+
+/// Accepts until the bridge stops. The order of the arguments matters: the last is dropped first, so the socket is
+/// gone before [`Guests::stop`] sees this task's `stopping` go.
+async fn accept<T: Transport>(desk: Arc<Desk>, mut stopping: watch::Receiver<bool>, mut transport: T) {
+    let mut strangers = Strangers::new(Instant::now());
+    let mut errors = LogQuota::new(1, Instant::now());
+    loop {
+        let accepted = tokio::select! {
+            accepted = transport.accept() => accepted,
+            () = session::stopped(&mut stopping) => return,
+        };
+        let now = Instant::now();
+        match accepted {
+            Ok((stream, Peer::Vm(vm))) if desk.registry.may_connect(vm, now) => {
+                tokio::spawn(session::serve(desk.clone(), vm, stream, stopping.clone()));
+            }
+            Ok((_, Peer::Vm(vm))) => desk.log(vm, format_args!("connects too often; connection closed")),
+            Ok((stream, Peer::Stranger(cid))) => strangers.refuse(stream, cid, now),
+            Err(error) => {
+                report(&error, &mut errors, now);
+                sleep(ACCEPT_REST).await;
+            }
+        }
+    }
+}
+
+fn report(error: &io::Error, errors: &mut LogQuota, now: Instant) {
+    if let Some(suppressed) = errors.take(now) {
+        tracing::warn!(%error, suppressed, "a guest's connection could not be accepted");
+    }
+}
+
+/// Peers at addresses that no VM has.
+struct Strangers {
+    answers: Bucket,
+    logs: HashMap<u32, LogQuota>,
+}
+
+impl Strangers {
+    fn new(now: Instant) -> Self {
+        Self { answers: Bucket::new(STRANGER_BURST, STRANGER_INTERVAL, now), logs: HashMap::new() }
+    }
+
+    /// Says so in the log, once a minute for each, and to the peer, where that costs little.
+    fn refuse<S>(&mut self, stream: S, cid: u32, now: Instant)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        if self.logs.len() >= STRANGERS {
+            self.logs.clear();
+        }
+        if let Some(suppressed) = self.logs.entry(cid).or_insert_with(|| LogQuota::new(1, now)).take(now) {
+            tracing::warn!(cid, suppressed, "no VM of the configuration has this cid; connection refused");
+        }
+        if self.answers.take(now) {
+            tokio::spawn(async move { Connection::new(stream, Duration::ZERO).close(&End::UnknownVm).await });
+        }
+    }
+}

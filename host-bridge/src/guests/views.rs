@@ -1,0 +1,214 @@
+//! What each guest said, kept outside its connection, and what the planner may make of it at a given time. Pure.
+//!
+//! A demand is fresh for [`EXPIRY_INTERVALS`] *quiet* intervals after it came, whatever came before: the bridge
+//! cannot tell a quiet guest from one that is too short of memory to report, and the second is the one that a
+//! shorter expiry would hurt. A lost connection changes nothing about that, and neither does "not yet" from an
+//! agent that has just started. Another boot id does: the guest that the demand was about is gone.
+
+use super::VmIndex;
+use super::check::Demand;
+use super::event::{GuestEvent, Hello, Tally};
+use crate::plan::{self, MemoryDemand, Millis};
+use serde::Serialize;
+use vmtide_protocol::EXPIRY_INTERVALS;
+use vmtide_protocol::bridge::Intervals;
+
+/// What is known of all guests.
+#[derive(Debug)]
+pub struct Views {
+    views: Vec<View>,
+    expiry_ms: u64,
+}
+
+#[derive(Debug, Default)]
+struct View {
+    connected_ms: Option<Millis>,
+    hello: Option<Hello>,
+    last: Option<(Millis, Demand)>,
+    /// The last demand for memory; "not yet" does not replace it.
+    memory: Option<(Millis, MemoryDemand)>,
+    tally: Tally,
+    sessions: u64,
+    violations: u64,
+    last_end: Option<String>,
+}
+
+/// What an operator sees of a guest. The counts begin with the bridge: a guest cannot reset them.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct GuestSummary {
+    /// How long its session lasts; `None` without one.
+    pub connected_for_ms: Option<u64>,
+    /// Who runs there, as of the last session.
+    #[serde(flatten)]
+    pub hello: Option<Hello>,
+    /// The last demand.
+    pub demand: Option<Demand>,
+    /// How old that is.
+    pub demand_age_ms: Option<u64>,
+    /// What came in.
+    pub tally: Tally,
+    /// Sessions so far.
+    pub sessions: u64,
+    /// Connections that ended because the guest broke the protocol.
+    pub violations: u64,
+    /// Why the last connection ended.
+    pub last_end: Option<String>,
+}
+
+impl Views {
+    /// Views of `vms` guests that nobody has heard of yet.
+    pub fn new(vms: usize, intervals: Intervals) -> Self {
+        let views = (0..vms).map(|_| View::default()).collect();
+        Self { views, expiry_ms: EXPIRY_INTERVALS.saturating_mul(intervals.quiet_ms) }
+    }
+
+    /// Takes in what came from a guest at `now_ms`.
+    pub fn apply(&mut self, vm: VmIndex, now_ms: Millis, event: &GuestEvent) {
+        let view = &mut self.views[vm];
+        match event {
+            GuestEvent::Connected(hello) => {
+                if view.hello.as_ref().is_some_and(|last| last.boot_id != hello.boot_id) {
+                    view.last = None;
+                    view.memory = None;
+                }
+                view.hello = Some(hello.clone());
+                view.connected_ms = Some(now_ms);
+                view.sessions += 1;
+            }
+            GuestEvent::Demand { demand, tally, .. } => {
+                view.tally = view.tally.plus(*tally);
+                view.memory = demand.memory.as_ref().map(|memory| (now_ms, memory.demand)).or(view.memory);
+                view.last = Some((now_ms, demand.as_ref().clone()));
+            }
+            GuestEvent::Disconnected { end, tally } => {
+                view.tally = view.tally.plus(*tally);
+                view.violations += u64::from(end.is_violation());
+                view.last_end = Some(end.to_string());
+                view.connected_ms = None;
+            }
+            GuestEvent::Refused(end) => {
+                view.violations += u64::from(end.is_violation());
+                view.last_end = Some(end.to_string());
+            }
+            GuestEvent::Reply(_) | GuestEvent::Happened { .. } => {}
+        }
+    }
+
+    /// What the planner goes by at `now_ms` for a VM of at most `maximum_bytes` (which may have been lowered since
+    /// the report) of which the hypervisor says that `shown_use_bytes` are in use.
+    pub fn demand(
+        &self,
+        vm: VmIndex,
+        now_ms: Millis,
+        maximum_bytes: u64,
+        shown_use_bytes: Option<u64>,
+    ) -> plan::Demand {
+        let Some((at_ms, MemoryDemand { need_bytes, floor_bytes, urgency })) = self.views[vm].memory else {
+            return plan::Demand::Unknown { shown_use_bytes };
+        };
+        let floor_bytes = floor_bytes.min(maximum_bytes);
+        if now_ms.saturating_sub(at_ms) < self.expiry_ms {
+            plan::Demand::Fresh(MemoryDemand { need_bytes: need_bytes.min(maximum_bytes), floor_bytes, urgency })
+        } else {
+            plan::Demand::Stale { floor_bytes, shown_use_bytes }
+        }
+    }
+
+    /// What an operator sees at `now_ms`.
+    pub fn summary(&self, vm: VmIndex, now_ms: Millis) -> GuestSummary {
+        let view = &self.views[vm];
+        GuestSummary {
+            connected_for_ms: view.connected_ms.map(|since| now_ms.saturating_sub(since)),
+            hello: view.hello.clone(),
+            demand: view.last.as_ref().map(|(_, demand)| demand.clone()),
+            demand_age_ms: view.last.as_ref().map(|(at, _)| now_ms.saturating_sub(*at)),
+            tally: view.tally,
+            sessions: view.sessions,
+            violations: view.violations,
+            last_end: view.last_end.clone(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::check::{Clamps, Memory, MemorySignals};
+    use super::super::event::End;
+    use super::*;
+    use vmtide_protocol::demand::{MemoryReason, Urgency};
+
+    const EXPIRY_MS: u64 = 30_000;
+    const MAXIMUM: u64 = 1000;
+
+    fn views() -> Views {
+        Views::new(1, Intervals { busy_ms: 1_000, quiet_ms: 10_000 })
+    }
+
+    fn connected(boot_id: &str) -> GuestEvent {
+        let text = |text: &str| text.to_owned();
+        let (agent, kernel, boot_id) = (text("0.1"), text("6.12"), text(boot_id));
+        GuestEvent::Connected(Hello { protocol: 1, agent, kernel, boot_id, capabilities: Vec::new() })
+    }
+
+    fn demand() -> MemoryDemand {
+        MemoryDemand { need_bytes: 800, floor_bytes: 500, urgency: Urgency::Critical }
+    }
+
+    fn report(memory: Option<MemoryDemand>) -> GuestEvent {
+        let memory = memory.map(|demand| Memory {
+            demand,
+            reason: MemoryReason::Steady,
+            waiting_ms: 0,
+            signals: MemorySignals::default(),
+        });
+        let tally = Tally { reports: 1, clamps: Clamps { count: 2, last_field: Some("x") }, ..Tally::default() };
+        GuestEvent::Demand { demand: Box::new(Demand { memory, ..Demand::default() }), urgent: false, tally }
+    }
+
+    #[test]
+    fn unknown_then_fresh_then_stale_at_the_expiry() {
+        let mut views = views();
+        assert_eq!(views.demand(0, 0, MAXIMUM, Some(7)), plan::Demand::Unknown { shown_use_bytes: Some(7) });
+        views.apply(0, 1_000, &connected("a"));
+        views.apply(0, 1_000, &report(Some(demand())));
+        assert_eq!(views.demand(0, 1_000 + EXPIRY_MS - 1, MAXIMUM, None), plan::Demand::Fresh(demand()));
+        let stale = plan::Demand::Stale { floor_bytes: 500, shown_use_bytes: Some(7) };
+        assert_eq!(views.demand(0, 1_000 + EXPIRY_MS, MAXIMUM, Some(7)), stale);
+    }
+
+    #[test]
+    fn neither_a_lost_connection_nor_not_yet_forgets_the_demand() {
+        let mut views = views();
+        views.apply(0, 0, &connected("a"));
+        views.apply(0, 0, &report(Some(demand())));
+        views.apply(0, 10, &GuestEvent::Disconnected { end: End::Closed, tally: Tally::default() });
+        assert_eq!(views.demand(0, 20, MAXIMUM, None), plan::Demand::Fresh(demand()));
+        assert_eq!(views.summary(0, 20).connected_for_ms, None);
+        views.apply(0, 30, &connected("a"));
+        views.apply(0, 40, &report(None));
+        assert_eq!(views.demand(0, 50, MAXIMUM, None), plan::Demand::Fresh(demand()));
+        assert!(matches!(views.demand(0, EXPIRY_MS, MAXIMUM, None), plan::Demand::Stale { floor_bytes: 500, .. }));
+    }
+
+    #[test]
+    fn a_reboot_forgets_the_demand_and_keeps_the_counts() {
+        let mut views = views();
+        views.apply(0, 0, &connected("a"));
+        views.apply(0, 0, &report(Some(demand())));
+        views.apply(0, 5, &GuestEvent::Disconnected { end: End::TooMany, tally: Tally::default() });
+        views.apply(0, 10, &connected("b"));
+        assert_eq!(views.demand(0, 10, MAXIMUM, None), plan::Demand::Unknown { shown_use_bytes: None });
+        views.apply(0, 20, &report(None));
+        let summary = views.summary(0, 50);
+        assert_eq!((summary.connected_for_ms, summary.demand_age_ms), (Some(40), Some(30)));
+        assert_eq!((summary.sessions, summary.violations, summary.tally.clamps.count), (2, 1, 4));
+    }
+
+    #[test]
+    fn a_maximum_that_was_lowered_since_holds() {
+        let mut views = views();
+        views.apply(0, 0, &report(Some(demand())));
+        let held = MemoryDemand { need_bytes: 400, floor_bytes: 400, ..demand() };
+        assert_eq!(views.demand(0, 0, 400, None), plan::Demand::Fresh(held));
+    }
+}
