@@ -1,3 +1,13 @@
-//! vmtide-bridge: the host side.
+//! The host side of vmtide: a library, the daemon `vmtide-bridge` and the command `vmtide`.
+//!
+//! Four floors, each of which knows only those below it: [`plan`] and [`config`]; [`guests`], [`host`],
+//! [`hypervisor`], [`record`] and [`api`]; [`bridge`]; the binaries.
 
+pub mod api;
+pub mod bridge;
+pub mod config;
+pub mod guests;
+pub mod host;
+pub mod hypervisor;
 pub mod plan;
+pub mod record;

@@ -6,7 +6,8 @@
 
 use super::text::printable;
 use crate::plan;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 use vmtide_protocol::agent::ReplyStatus;
 use vmtide_protocol::demand::{self as wire, CpuReason, IoReason, MemoryReason, Urgency};
 use vmtide_protocol::{Amount, agent};
@@ -22,33 +23,36 @@ const PERMILLE: u64 = 1_000;
 const MOST_WAITING_MS: u64 = 600_000;
 
 /// Numbers that a guest sent and that cannot be.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Clamps {
     /// How many were moved to their bound.
     pub count: u64,
     /// The field of the last one.
-    pub last_field: Option<&'static str>,
+    pub last_field: Option<Cow<'static, str>>,
 }
 
 impl Clamps {
     /// Both together.
     #[must_use]
-    pub fn plus(self, later: Self) -> Self {
-        Self { count: self.count + later.count, last_field: later.last_field.or(self.last_field) }
+    pub fn plus(&self, later: &Self) -> Self {
+        Self {
+            count: self.count + later.count,
+            last_field: later.last_field.clone().or_else(|| self.last_field.clone()),
+        }
     }
 
     fn hold(&mut self, field: &'static str, amount: Amount, most: u64) -> u64 {
         let (value, clamped) = amount.within(most);
         if clamped {
             self.count += 1;
-            self.last_field = Some(field);
+            self.last_field = Some(field.into());
         }
         value
     }
 }
 
 /// A guest's demand for every resource; `None` is the guest's "not yet".
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Demand {
     /// Memory.
     pub memory: Option<Memory>,
@@ -59,7 +63,7 @@ pub struct Demand {
 }
 
 /// Demand for memory.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Memory {
     /// What the planner goes by.
     #[serde(flatten)]
@@ -73,7 +77,7 @@ pub struct Memory {
 }
 
 /// Demand for CPU.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Cpu {
     /// What the guest would use if it never waited.
     pub need_millicpus: u64,
@@ -88,7 +92,7 @@ pub struct Cpu {
 }
 
 /// Demand for block I/O.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Io {
     /// Throughput without waiting, bytes per second.
     pub need_bytes_per_s: u64,
@@ -108,7 +112,7 @@ pub struct Io {
 macro_rules! signals {
     ($name:ident, $(#[$doc:meta])* { $($field:ident: $most:expr),+ $(,)? }) => {
         $(#[$doc])*
-        #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+        #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
         pub struct $name {
             $(#[doc = concat!("As [`wire::", stringify!($name), "::", stringify!($field), "`].")] pub $field: u64,)+
         }
@@ -204,7 +208,7 @@ fn io(wire: &wire::IoDemand, clamps: &mut Clamps) -> Io {
 }
 
 /// The answer to a request.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reply {
     /// The request's id, as the guest says: it may name none that was sent.
     pub id: u64,
@@ -250,7 +254,7 @@ mod tests {
     }
 
     fn clamped(count: u64, last_field: &'static str) -> Clamps {
-        Clamps { count, last_field: Some(last_field) }
+        Clamps { count, last_field: Some(last_field.into()) }
     }
 
     #[test]

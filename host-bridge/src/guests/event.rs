@@ -2,7 +2,7 @@
 
 use super::check::{Clamps, Demand, Reply};
 use super::text::printable;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::io;
 use std::time::Duration;
 use vmtide_protocol::agent::EventKind;
@@ -44,7 +44,7 @@ pub enum GuestEvent {
 }
 
 /// Who runs in the guest, as it says; printable, bounded and never an identity.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {
     /// The protocol version that both speak.
     pub protocol: u32,
@@ -59,7 +59,7 @@ pub struct Hello {
 }
 
 /// How much came in.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tally {
     /// Reports that were taken in.
     pub reports: u64,
@@ -78,14 +78,14 @@ pub struct Tally {
 impl Tally {
     /// Both together.
     #[must_use]
-    pub fn plus(self, later: Self) -> Self {
+    pub fn plus(&self, later: &Self) -> Self {
         Self {
             reports: self.reports + later.reports,
             urgents: self.urgents + later.urgents,
             dropped_urgents: self.dropped_urgents + later.dropped_urgents,
             dropped_lines: self.dropped_lines + later.dropped_lines,
             dropped_events: self.dropped_events + later.dropped_events,
-            clamps: self.clamps.plus(later.clamps),
+            clamps: self.clamps.plus(&later.clamps),
         }
     }
 }

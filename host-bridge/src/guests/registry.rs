@@ -185,7 +185,7 @@ impl State {
             && let Some(GuestEvent::Demand { urgent: was_urgent, tally: earlier, .. }) = queue.get(at)
         {
             *urgent |= was_urgent;
-            *tally = earlier.plus(*tally);
+            *tally = earlier.plus(tally);
             queue.remove(at);
         }
         queue.push_back(event);

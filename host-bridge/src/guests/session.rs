@@ -195,7 +195,7 @@ impl<'a> Session<'a> {
             }
             Some(AgentMessage::Reply(reply)) => {
                 let (reply, clamps) = check::reply(&reply);
-                self.tally.clamps = self.tally.clamps.plus(clamps);
+                self.tally.clamps = self.tally.clamps.plus(&clamps);
                 self.hand_over(GuestEvent::Reply(reply));
             }
             Some(AgentMessage::Event(event)) => {
@@ -211,7 +211,7 @@ impl<'a> Session<'a> {
     fn take_demand(&mut self, report: &agent::Report, urgent: bool) {
         let maximum_bytes = self.allocation.borrow().map_or(self.desk.vms[self.vm].maximum_bytes, |a| a.maximum_bytes);
         let (demand, clamps) = check::demand(&report.demand, maximum_bytes);
-        self.tally.clamps = self.tally.clamps.plus(clamps);
+        self.tally.clamps = self.tally.clamps.plus(&clamps);
         let tally = std::mem::take(&mut self.tally);
         self.hand_over(GuestEvent::Demand { demand: Box::new(demand), urgent, tally });
     }

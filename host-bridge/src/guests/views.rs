@@ -9,7 +9,7 @@ use super::VmIndex;
 use super::check::Demand;
 use super::event::{GuestEvent, Hello, Tally};
 use crate::plan::{self, MemoryDemand, Millis};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use vmtide_protocol::EXPIRY_INTERVALS;
 use vmtide_protocol::bridge::Intervals;
 
@@ -34,7 +34,7 @@ struct View {
 }
 
 /// What an operator sees of a guest. The counts begin with the bridge: a guest cannot reset them.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct GuestSummary {
     /// How long its session lasts; `None` without one.
     pub connected_for_ms: Option<u64>,
@@ -76,12 +76,12 @@ impl Views {
                 view.sessions += 1;
             }
             GuestEvent::Demand { demand, tally, .. } => {
-                view.tally = view.tally.plus(*tally);
+                view.tally = view.tally.plus(tally);
                 view.memory = demand.memory.as_ref().map(|memory| (now_ms, memory.demand)).or(view.memory);
                 view.last = Some((now_ms, demand.as_ref().clone()));
             }
             GuestEvent::Disconnected { end, tally } => {
-                view.tally = view.tally.plus(*tally);
+                view.tally = view.tally.plus(tally);
                 view.violations += u64::from(end.is_violation());
                 view.last_end = Some(end.to_string());
                 view.connected_ms = None;
@@ -92,6 +92,17 @@ impl Views {
             }
             GuestEvent::Reply(_) | GuestEvent::Happened { .. } => {}
         }
+    }
+
+    /// Drops what a guest wanted, because its VM is gone.
+    pub fn forget(&mut self, vm: VmIndex) {
+        self.views[vm].last = None;
+        self.views[vm].memory = None;
+    }
+
+    /// How many agents have a session.
+    pub fn sessions(&self) -> usize {
+        self.views.iter().filter(|view| view.connected_ms.is_some()).count()
     }
 
     /// What the planner goes by at `now_ms` for a VM of at most `maximum_bytes` (which may have been lowered since
@@ -122,7 +133,7 @@ impl Views {
             hello: view.hello.clone(),
             demand: view.last.as_ref().map(|(_, demand)| demand.clone()),
             demand_age_ms: view.last.as_ref().map(|(at, _)| now_ms.saturating_sub(*at)),
-            tally: view.tally,
+            tally: view.tally.clone(),
             sessions: view.sessions,
             violations: view.violations,
             last_end: view.last_end.clone(),
@@ -161,7 +172,7 @@ mod tests {
             waiting_ms: 0,
             signals: MemorySignals::default(),
         });
-        let tally = Tally { reports: 1, clamps: Clamps { count: 2, last_field: Some("x") }, ..Tally::default() };
+        let tally = Tally { reports: 1, clamps: Clamps { count: 2, last_field: Some("x".into()) }, ..Tally::default() };
         GuestEvent::Demand { demand: Box::new(Demand { memory, ..Demand::default() }), urgent: false, tally }
     }
 

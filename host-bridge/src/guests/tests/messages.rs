@@ -27,7 +27,7 @@ async fn reports_urgent_messages_replies_and_events_reach_the_bridge_in_order() 
     let happened = GuestEvent::Happened { event: EventKind::OomKill, message: "stress".into() };
     assert_eq!(bridge.event().await, (0, happened));
     drop(agent);
-    let clamps = Clamps { count: 1, last_field: Some("amount") };
+    let clamps = Clamps { count: 1, last_field: Some("amount".into()) };
     let disconnected = GuestEvent::Disconnected { end: End::Closed, tally: Tally { clamps, ..Tally::default() } };
     assert_eq!(bridge.event().await, (0, disconnected));
 }
@@ -39,7 +39,7 @@ async fn impossible_numbers_are_clamped_counted_and_not_fatal() {
     for (sent, seen) in [("18446744073709551615", MAXIMUM), ("-1", 0)] {
         agent.send(&report("report", sent)).await;
         let (need, _, tally) = demand(bridge.event().await.1);
-        assert_eq!((need, tally.clamps), (seen, Clamps { count: 1, last_field: Some("need_bytes") }));
+        assert_eq!((need, tally.clamps), (seen, Clamps { count: 1, last_field: Some("need_bytes".into()) }));
     }
     let lowered = Allocation { maximum_bytes: 100, ..allocation(100) };
     bridge.desk.vms[0].allocation.send_replace(Some(lowered));

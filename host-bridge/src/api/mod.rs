@@ -1,0 +1,48 @@
+//! The control API: JSON over HTTP/1.1 on a unix socket.
+//!
+//! ```text
+//! vmtide --HTTP--> server --a closure--> bridge loop --its answer--> server --JSON--> vmtide
+//! ```
+//!
+//! The socket's mode (0600, or 0660 for a group that the operator gives the socket to) is the authorization:
+//! who can open it can steer the host's VMs.
+
+pub mod client;
+pub mod server;
+pub mod types;
+
+use crate::record::{Decision, Event};
+use types::{Change, Refusal, Status, Vm};
+
+/// What the API needs of the bridge.
+pub trait Control {
+    /// The host and the bridge at a glance.
+    fn status(&self) -> Status;
+    /// All VMs, in the order of the configuration.
+    fn vms(&self) -> Vec<Vm>;
+    /// One VM.
+    ///
+    /// # Errors
+    /// An unknown name.
+    fn vm(&self, name: &str) -> Result<Vm, Refusal>;
+    /// The last `count` decisions of a VM, or of all VMs together, oldest first.
+    ///
+    /// # Errors
+    /// An unknown name.
+    fn decisions(&self, vm: Option<&str>, count: usize) -> Result<Vec<Decision>, Refusal>;
+    /// The events that came after the one with this sequence.
+    fn events(&self, after: u64) -> Vec<Event>;
+    /// Changes a VM's limits until the bridge restarts.
+    ///
+    /// # Errors
+    /// An unknown name, or limits that cannot be meant; then nothing is changed.
+    fn set(&mut self, vm: &str, change: Change) -> Result<Vm, Refusal>;
+    /// Pauses or resumes the planning of one VM, or of all.
+    ///
+    /// # Errors
+    /// An unknown name.
+    fn pause(&mut self, vm: Option<&str>, paused: bool) -> Result<(), Refusal>;
+}
+
+/// Something to run in the bridge loop.
+pub type Call = Box<dyn FnOnce(&mut dyn Control) + Send>;

@@ -1,0 +1,163 @@
+//! HTTP in, calls to the bridge loop out.
+
+use super::types::{Change, Refusal};
+use super::{Call, Control};
+use axum::extract::{Path, Query, State, rejection::JsonRejection};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use serde::{Deserialize, Serialize};
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use tokio::net::UnixListener;
+use tokio::sync::{mpsc, oneshot};
+
+/// Decisions returned unless the request says how many.
+const DECISIONS: usize = 10;
+
+type Calls = mpsc::Sender<Call>;
+
+/// Why the control socket cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Another bridge answers there.
+    #[error("{}: another vmtide-bridge serves this socket", .0.display())]
+    Taken(PathBuf),
+    /// The socket or its folder cannot be made.
+    #[error("{}: the control socket cannot be made", path.display())]
+    Socket {
+        /// The socket.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// A bound control socket; unlinked when dropped.
+#[derive(Debug)]
+pub struct Server {
+    listener: Option<UnixListener>,
+    path: PathBuf,
+}
+
+impl Server {
+    /// Binds `path`, mode 0600. What a dead bridge left there is replaced, a live one is not.
+    ///
+    /// # Errors
+    /// [`Error`], with nothing changed.
+    pub fn bind(path: PathBuf) -> Result<Self, Error> {
+        let wrong = |source| Error::Socket { path: path.clone(), source };
+        if let Some(folder) = path.parent() {
+            std::fs::create_dir_all(folder).map_err(wrong)?;
+        }
+        match std::os::unix::net::UnixStream::connect(&path) {
+            Ok(_) => return Err(Error::Taken(path)),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                std::fs::remove_file(&path).map_err(wrong)?;
+            }
+            Err(_) => {}
+        }
+        let listener = UnixListener::bind(&path).map_err(wrong)?;
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).map_err(wrong)?;
+        Ok(Self { listener: Some(listener), path })
+    }
+
+    /// Serves until the bridge loop is gone or the future is dropped.
+    pub async fn serve(mut self, calls: Calls) {
+        let Some(listener) = self.listener.take() else { return };
+        let app = Router::new()
+            .route("/v1/status", get(async |State(calls): State<Calls>| ask(calls, |c| Ok(c.status())).await))
+            .route("/v1/vms", get(async |State(calls): State<Calls>| ask(calls, |c| Ok(c.vms())).await))
+            .route("/v1/vms/{name}", get(vm).patch(set))
+            .route("/v1/decisions", get(decisions))
+            .route("/v1/events", get(events))
+            .route("/v1/pause", post(async |calls, query| pause(calls, query, true).await))
+            .route("/v1/resume", post(async |calls, query| pause(calls, query, false).await))
+            .fallback(async || refuse(StatusCode::NOT_FOUND, "no such resource; all begin with /v1/"))
+            .with_state(calls);
+        if let Err(error) = axum::serve(listener, app).await {
+            tracing::error!(path = %self.path.display(), %error, "the control socket stopped");
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+#[derive(Deserialize)]
+struct DecisionsQuery {
+    vm: Option<String>,
+    last: Option<usize>,
+}
+
+#[derive(Deserialize)]
+struct EventsQuery {
+    #[serde(default)]
+    after: u64,
+}
+
+#[derive(Deserialize)]
+struct PauseQuery {
+    vm: Option<String>,
+}
+
+async fn vm(State(calls): State<Calls>, Path(name): Path<String>) -> Response {
+    ask(calls, move |control| control.vm(&name)).await
+}
+
+async fn set(
+    State(calls): State<Calls>,
+    Path(name): Path<String>,
+    change: Result<Json<Change>, JsonRejection>,
+) -> Response {
+    match change {
+        Ok(Json(change)) => ask(calls, move |control| control.set(&name, change)).await,
+        Err(rejection) => refuse(StatusCode::BAD_REQUEST, &rejection.body_text()),
+    }
+}
+
+async fn decisions(State(calls): State<Calls>, Query(query): Query<DecisionsQuery>) -> Response {
+    ask(calls, move |control| control.decisions(query.vm.as_deref(), query.last.unwrap_or(DECISIONS))).await
+}
+
+async fn events(State(calls): State<Calls>, Query(query): Query<EventsQuery>) -> Response {
+    ask(calls, move |control| Ok(control.events(query.after))).await
+}
+
+async fn pause(State(calls): State<Calls>, Query(query): Query<PauseQuery>, paused: bool) -> Response {
+    ask(calls, move |control| control.pause(query.vm.as_deref(), paused)).await
+}
+
+/// Runs `question` in the bridge loop and gives its answer as JSON.
+async fn ask<T, Q>(calls: Calls, question: Q) -> Response
+where
+    T: Serialize + Send + 'static,
+    Q: FnOnce(&mut dyn Control) -> Result<T, Refusal> + Send + 'static,
+{
+    let (answer, answered) = oneshot::channel();
+    let call: Call = Box::new(move |control| {
+        // A client that hung up does not need the answer.
+        let _ = answer.send(question(control));
+    });
+    if calls.send(call).await.is_err() {
+        return refuse(StatusCode::SERVICE_UNAVAILABLE, "the bridge is stopping");
+    }
+    match answered.await {
+        Ok(Ok(value)) => Json(value).into_response(),
+        Ok(Err(refusal)) => {
+            let status = if refusal.not_found { StatusCode::NOT_FOUND } else { StatusCode::BAD_REQUEST };
+            (status, Json(refusal)).into_response()
+        }
+        Err(_) => refuse(StatusCode::SERVICE_UNAVAILABLE, "the bridge is stopping"),
+    }
+}
+
+fn refuse(status: StatusCode, message: &str) -> Response {
+    let not_found = status == StatusCode::NOT_FOUND;
+    (status, Json(Refusal { not_found, message: message.to_owned() })).into_response()
+}

@@ -1,0 +1,123 @@
+//! What the control API speaks; the server writes these, the client reads them.
+
+use crate::guests::GuestSummary;
+use crate::plan::{Demand, HostState, Verdict};
+use serde::{Deserialize, Serialize};
+
+/// The host and the bridge at a glance.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Status {
+    /// The bridge's version.
+    pub version: String,
+    /// How long this bridge runs.
+    pub uptime_ms: u64,
+    /// Whether an operator paused all planning.
+    pub paused: bool,
+    /// What the VMs may have together, reserve included.
+    pub capacity_bytes: u64,
+    /// What is never given out.
+    pub reserve_bytes: u64,
+    /// What the VMs have or were promised.
+    pub committed_bytes: u64,
+    /// What is free within the limit (capacity − reserve).
+    pub free_bytes: u64,
+    /// How much of it the planner wants to keep for urgent grants.
+    pub spike_pool_bytes: u64,
+    /// How the host stands; `None` before the first plan.
+    pub state: Option<HostState>,
+    /// VMs configured.
+    pub vms: usize,
+    /// VMs whose hypervisor answers.
+    pub vms_reachable: usize,
+    /// VMs whose agent has a session.
+    pub agents: usize,
+    /// Decisions so far.
+    pub decisions: u64,
+    /// Stall or prediction to confirmed growth.
+    pub reaction_ms: Reaction,
+    /// Connections of unknown or misbehaving guests that were refused.
+    pub refused: u64,
+}
+
+/// From a guest's first stalled or predicted microsecond to its larger allocation confirmed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reaction {
+    /// How many, over the whole run.
+    pub count: u64,
+    /// The median of the last 1024; 0 without any.
+    pub p50: u64,
+    /// The 95th percentile of the last 1024; 0 without any.
+    pub p95: u64,
+}
+
+/// One VM.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Vm {
+    /// Its name.
+    pub name: String,
+    /// How its hypervisor stands.
+    pub state: VmState,
+    /// Why it stands like that, where it is not running.
+    pub detail: Option<String>,
+    /// Whether an operator paused it.
+    pub paused: bool,
+    /// What it has; 0 where there is no VM.
+    pub allocation_bytes: u64,
+    /// What was asked for.
+    pub target_bytes: u64,
+    /// The least that it is left with.
+    pub minimum_bytes: u64,
+    /// The most that it gets.
+    pub maximum_bytes: u64,
+    /// Its weight in contention.
+    pub shares: u32,
+    /// What the planner goes by.
+    pub demand: Demand,
+    /// What the planner said last.
+    pub verdict: Option<Verdict>,
+    /// The two in a sentence.
+    pub standing: String,
+    /// What its agent said.
+    pub agent: GuestSummary,
+}
+
+/// How a VM's hypervisor stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum VmState {
+    /// Not asked yet.
+    Starting,
+    /// It answers and the guest runs.
+    Running,
+    /// It answers and the guest does not run.
+    Stopped,
+    /// It does not answer, or nobody listens at its socket yet.
+    Unreachable,
+    /// It answered before and is gone; its memory is back in the pool.
+    Off,
+}
+
+/// New limits for a VM; what is left out stays.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Change {
+    /// The least that it is left with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub minimum_bytes: Option<u64>,
+    /// The most that it gets.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub maximum_bytes: Option<u64>,
+    /// Its weight in contention.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shares: Option<u32>,
+}
+
+/// Why a request was not carried out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct Refusal {
+    /// Whether it is the VM's name that is unknown.
+    pub not_found: bool,
+    /// What was found and what is allowed.
+    pub message: String,
+}

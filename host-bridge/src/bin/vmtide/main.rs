@@ -1,0 +1,180 @@
+//! vmtide: the operator's command. Command line only; all it knows comes from the control API.
+
+mod show;
+
+use clap::{Args, Parser, Subcommand};
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+use vmtide_bridge::api::client::{Client, Error};
+use vmtide_bridge::api::types::Change;
+use vmtide_bridge::config::{Bytes, DEFAULT_CONTROL_SOCKET};
+
+/// How often `events --follow` looks for new ones.
+const FOLLOW: Duration = Duration::from_millis(500);
+
+/// Shows and steers the VMs of this host.
+#[derive(Parser)]
+#[command(
+    version,
+    after_help = "Exit status: 0 done, 1 the bridge does not answer or would not, 2 the command line is wrong."
+)]
+struct Cli {
+    /// The bridge's control socket.
+    #[arg(long, global = true, value_name = "SOCKET", default_value = DEFAULT_CONTROL_SOCKET, env = "VMTIDE_SOCKET")]
+    socket: PathBuf,
+    /// Print JSON.
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// The host and the bridge at a glance.
+    Status,
+    /// All VMs, a line each.
+    List,
+    /// Why a VM has what it has, and the last decisions about it.
+    Explain {
+        /// Its name.
+        vm: String,
+        /// How many decisions.
+        #[arg(long, value_name = "COUNT", default_value_t = 5)]
+        last: usize,
+    },
+    /// Change a VM's limits until the bridge restarts.
+    Set {
+        /// Its name.
+        vm: String,
+        /// minimum=256MiB, maximum=2GiB, shares=2000
+        #[arg(required = true, value_name = "KEY=VALUE", value_parser = assignment)]
+        changes: Vec<(Key, u64)>,
+    },
+    /// Stop moving memory: of one VM, or of all.
+    Pause(OneOrAll),
+    /// Move memory again: of one VM, or of all.
+    Resume(OneOrAll),
+    /// What happened.
+    Events {
+        /// Wait for more.
+        #[arg(long)]
+        follow: bool,
+    },
+}
+
+#[derive(Args)]
+struct OneOrAll {
+    /// Its name; all VMs without it.
+    vm: Option<String>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Key {
+    Minimum,
+    Maximum,
+    Shares,
+}
+
+fn assignment(text: &str) -> Result<(Key, u64), String> {
+    let (key, value) = text.split_once('=').ok_or("allowed is KEY=VALUE")?;
+    let bytes = || Bytes::parse(value).map(|bytes| bytes.0);
+    match key {
+        "minimum" => Ok((Key::Minimum, bytes()?)),
+        "maximum" => Ok((Key::Maximum, bytes()?)),
+        "shares" => Ok((Key::Shares, value.parse().map_err(|_| format!("{value:?} is not a number of shares"))?)),
+        _ => Err(format!("{key:?} cannot be set; allowed are minimum, maximum and shares")),
+    }
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(&cli).await {
+        Ok(()) => ExitCode::SUCCESS,
+        // Whoever read our output has seen enough.
+        Err(Failure::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(Failure::Output(error)) => fail(&error, 1),
+        Err(Failure::Bridge(error)) => fail(&error, 1),
+        Err(Failure::Usage(message)) => fail(&message, 2),
+    }
+}
+
+fn fail(what: &dyn std::fmt::Display, status: u8) -> ExitCode {
+    eprintln!("vmtide: {what}");
+    ExitCode::from(status)
+}
+
+enum Failure {
+    Bridge(Error),
+    Output(std::io::Error),
+    Usage(String),
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Bridge(error)
+    }
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(error: std::io::Error) -> Self {
+        Self::Output(error)
+    }
+}
+
+async fn run(cli: &Cli) -> Result<(), Failure> {
+    let client = Client::new(&cli.socket);
+    let mut out = std::io::stdout().lock();
+    match &cli.command {
+        Command::Status => {
+            let status = client.status().await?;
+            print(&mut out, cli.json, &status, || show::status(&status))
+        }
+        Command::List => {
+            let vms = client.vms().await?;
+            print(&mut out, cli.json, &vms, || show::list(&vms))
+        }
+        Command::Explain { vm, last } => {
+            let (vm, decisions) = (client.vm(vm).await?, client.decisions(Some(vm), *last).await?);
+            let json = serde_json::json!({ "vm": &vm, "decisions": &decisions });
+            print(&mut out, cli.json, &json, || show::explain(&vm, &decisions))
+        }
+        Command::Set { vm, changes } => {
+            let changes: BTreeMap<Key, u64> = changes.iter().copied().collect();
+            let shares = changes.get(&Key::Shares).map(|&shares| u32::try_from(shares));
+            let change = Change {
+                minimum_bytes: changes.get(&Key::Minimum).copied(),
+                maximum_bytes: changes.get(&Key::Maximum).copied(),
+                shares: shares.transpose().map_err(|_| Failure::Usage("shares: too many".to_owned()))?,
+            };
+            let vm = client.set(vm, change).await?;
+            print(&mut out, cli.json, &vm, || show::limits(&vm))
+        }
+        Command::Pause(OneOrAll { vm }) => Ok(client.pause(vm.as_deref(), true).await?),
+        Command::Resume(OneOrAll { vm }) => Ok(client.pause(vm.as_deref(), false).await?),
+        Command::Events { follow } => {
+            let mut last = 0;
+            loop {
+                for event in client.events(last).await? {
+                    last = event.sequence;
+                    print(&mut out, cli.json, &event, || show::event(&event))?;
+                }
+                if !follow {
+                    return Ok(());
+                }
+                tokio::time::sleep(FOLLOW).await;
+            }
+        }
+    }
+}
+
+fn print(out: &mut impl Write, json: bool, value: &impl Serialize, text: impl Fn() -> String) -> Result<(), Failure> {
+    let text = if json { serde_json::to_string(value).map_err(std::io::Error::other)? + "\n" } else { text() };
+    out.write_all(text.as_bytes())?;
+    Ok(out.flush()?)
+}

@@ -1,0 +1,131 @@
+//! Answers of the control API for a person's eyes.
+
+use std::fmt::Write;
+use std::time::{Duration, SystemTime};
+use vmtide_bridge::api::types::{Status, Vm, VmState};
+use vmtide_bridge::config::Bytes;
+use vmtide_bridge::plan::{Demand, HostState};
+use vmtide_bridge::record::{Decision, Event, sentence};
+
+pub(crate) fn status(status: &Status) -> String {
+    let Status { version, committed_bytes, capacity_bytes, reserve_bytes, free_bytes, spike_pool_bytes, .. } = status;
+    let state = match (status.paused, status.state) {
+        (true, _) => "paused: no memory is moved",
+        (_, None) => "starting: not every hypervisor was heard yet",
+        (_, Some(HostState::Calm)) => "calm: every need fits",
+        (_, Some(HostState::Short)) => "short: needs do not fit, shares decide",
+        (_, Some(HostState::Emergency)) => "emergency: all shrink to what fits",
+    };
+    let reaction = match status.reaction_ms.count {
+        0 => "none yet".to_owned(),
+        count => format!("{} ms median, {} ms p95, {count} in all", status.reaction_ms.p50, status.reaction_ms.p95),
+    };
+    format!(
+        "vmtide-bridge {version}, up {}\n\
+         memory     {state}\n\
+         capacity   {} of which {} are reserve\n\
+         committed  {}, free {} (spike pool {})\n\
+         VMs        {} configured, {} reachable, {} with an agent\n\
+         decisions  {}\n\
+         reactions  {reaction}\n",
+        duration(status.uptime_ms),
+        Bytes(*capacity_bytes),
+        Bytes(*reserve_bytes),
+        Bytes(*committed_bytes),
+        Bytes(*free_bytes),
+        Bytes(*spike_pool_bytes),
+        status.vms,
+        status.vms_reachable,
+        status.agents,
+        status.decisions,
+    )
+}
+
+pub(crate) fn list(vms: &[Vm]) -> String {
+    let width = vms.iter().map(|vm| vm.name.len()).max().unwrap_or(0).max(4);
+    let mut text = format!(
+        "{:width$}  {:11}  {:>10}  {:>10}  {:>10}  {:>10}  {:>10}  {:>7}  DEMAND\n",
+        "NAME", "STATE", "ALLOCATION", "TARGET", "NEED", "MINIMUM", "MAXIMUM", "SHARES"
+    );
+    for vm in vms {
+        let (need, demand) = match vm.demand {
+            Demand::Fresh(demand) => (Bytes(demand.need_bytes).to_string(), format!("{:?}", demand.urgency)),
+            Demand::Stale { .. } => ("-".to_owned(), "stale".to_owned()),
+            Demand::Unknown { .. } => ("-".to_owned(), "none yet".to_owned()),
+        };
+        let maximum = if vm.maximum_bytes == u64::MAX { "-".to_owned() } else { Bytes(vm.maximum_bytes).to_string() };
+        // Writing to a String does not fail.
+        let _ = writeln!(
+            text,
+            "{:width$}  {:11}  {:>10}  {:>10}  {need:>10}  {:>10}  {maximum:>10}  {:>7}  {}",
+            vm.name,
+            state(vm),
+            Bytes(vm.allocation_bytes).to_string(),
+            Bytes(vm.target_bytes).to_string(),
+            Bytes(vm.minimum_bytes).to_string(),
+            vm.shares,
+            demand.to_lowercase(),
+        );
+    }
+    text
+}
+
+pub(crate) fn explain(vm: &Vm, decisions: &[Decision]) -> String {
+    let mut text = format!(
+        "{} is {}, has {} (asked for: {}), limits {}.\n{}\n",
+        vm.name,
+        state(vm),
+        Bytes(vm.allocation_bytes),
+        Bytes(vm.target_bytes),
+        limit_words(vm),
+        vm.detail.as_ref().unwrap_or(&vm.standing),
+    );
+    if decisions.is_empty() {
+        text.push_str("\nNo decision about it so far.\n");
+    }
+    for decision in decisions {
+        let _ = write!(text, "\n{}  #{}\n  {}\n", time(decision.at_unix_ms), decision.id, sentence(decision));
+    }
+    text
+}
+
+pub(crate) fn limits(vm: &Vm) -> String {
+    format!("{}: {}, until the bridge restarts\n", vm.name, limit_words(vm))
+}
+
+pub(crate) fn event(event: &Event) -> String {
+    format!("{}  {}  {}\n", time(event.at_unix_ms), event.vm.as_deref().unwrap_or("host"), event.message)
+}
+
+fn limit_words(vm: &Vm) -> String {
+    let maximum =
+        if vm.maximum_bytes == u64::MAX { "its own size".to_owned() } else { Bytes(vm.maximum_bytes).to_string() };
+    format!("{} to {maximum}, {} shares", Bytes(vm.minimum_bytes), vm.shares)
+}
+
+fn state(vm: &Vm) -> &'static str {
+    match vm.state {
+        VmState::Starting => "starting",
+        VmState::Running if vm.paused => "paused",
+        VmState::Running => "running",
+        VmState::Stopped => "stopped",
+        VmState::Unreachable => "unreachable",
+        VmState::Off => "off",
+    }
+}
+
+fn duration(ms: u64) -> String {
+    let seconds = ms / 1000;
+    match (seconds / 3600, seconds / 60 % 60, seconds % 60) {
+        (0, 0, seconds) => format!("{seconds} s"),
+        (0, minutes, seconds) => format!("{minutes} min {seconds} s"),
+        (hours, minutes, _) => format!("{hours} h {minutes} min"),
+    }
+}
+
+/// How long ago, which needs no time zone.
+fn time(unix_ms: u64) -> String {
+    let then = SystemTime::UNIX_EPOCH + Duration::from_millis(unix_ms);
+    let ago = SystemTime::now().duration_since(then).unwrap_or_default();
+    format!("{} ago", duration(u64::try_from(ago.as_millis()).unwrap_or(u64::MAX)))
+}

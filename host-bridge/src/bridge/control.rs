@@ -1,0 +1,131 @@
+//! What the control API asks of the bridge.
+
+use super::state::Bridge;
+use super::vm::{Hypervisor, Vm};
+use crate::api::Control;
+use crate::api::types::{self, Change, Refusal, Status};
+use crate::config::check_limits;
+use crate::plan::Limits;
+use crate::record::{Decision, Event, standing};
+
+impl Bridge {
+    fn number(&self, name: &str) -> Result<usize, Refusal> {
+        self.numbers.get(name).copied().ok_or_else(|| {
+            let mut known: Vec<&str> = self.vms.iter().map(|vm| vm.config.name.as_str()).take(8).collect();
+            if self.vms.len() > known.len() {
+                known.push("…");
+            }
+            let message = format!("there is no VM {name:?}; there are: {}", known.join(", "));
+            Refusal { not_found: true, message }
+        })
+    }
+
+    fn describe(&self, number: usize) -> types::Vm {
+        let vm = &self.vms[number];
+        let limits = vm.limits();
+        let demand = self.demand(number);
+        types::Vm {
+            name: vm.config.name.clone(),
+            state: vm.state(),
+            detail: vm.detail(),
+            paused: vm.paused,
+            allocation_bytes: vm.allocation_bytes(),
+            target_bytes: vm.target_bytes,
+            minimum_bytes: limits.minimum_bytes,
+            maximum_bytes: limits.maximum_bytes,
+            shares: limits.shares,
+            standing: vm.verdict.map_or_else(|| "Not planned yet.".to_owned(), |verdict| standing(&demand, &verdict)),
+            demand,
+            verdict: vm.verdict,
+            agent: self.guests.summary(number, self.now.ms),
+        }
+    }
+
+    fn committed_bytes(&self) -> u64 {
+        self.vms.iter().map(Vm::committed_bytes).sum()
+    }
+}
+
+impl Control for Bridge {
+    fn status(&self) -> Status {
+        let committed_bytes = self.committed_bytes();
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            uptime_ms: self.now.ms,
+            paused: self.paused,
+            capacity_bytes: self.host.capacity_bytes,
+            reserve_bytes: self.host.reserve_bytes,
+            committed_bytes,
+            free_bytes: self.host.limit_bytes().saturating_sub(committed_bytes),
+            spike_pool_bytes: self.spike_pool_bytes,
+            state: self.state,
+            vms: self.vms.len(),
+            vms_reachable: self.vms.iter().filter(|vm| matches!(vm.hypervisor, Hypervisor::Attached(_))).count(),
+            agents: self.guests.sessions(),
+            decisions: self.decisions,
+            reaction_ms: self.reactions.summary(),
+            refused: self.refused,
+        }
+    }
+
+    fn vms(&self) -> Vec<types::Vm> {
+        (0..self.vms.len()).map(|number| self.describe(number)).collect()
+    }
+
+    fn vm(&self, name: &str) -> Result<types::Vm, Refusal> {
+        Ok(self.describe(self.number(name)?))
+    }
+
+    fn decisions(&self, vm: Option<&str>, count: usize) -> Result<Vec<Decision>, Refusal> {
+        if let Some(name) = vm {
+            return Ok(self.vms[self.number(name)?].decisions.last(count));
+        }
+        let mut all: Vec<Decision> = self.vms.iter().flat_map(|vm| vm.decisions.last(count)).collect();
+        all.sort_unstable_by_key(|decision| decision.id);
+        Ok(all.split_off(all.len().saturating_sub(count)))
+    }
+
+    fn events(&self, after: u64) -> Vec<Event> {
+        self.events.after(after)
+    }
+
+    fn set(&mut self, name: &str, change: Change) -> Result<types::Vm, Refusal> {
+        let number = self.number(name)?;
+        let old = self.vms[number].config.limits;
+        let limits = Limits {
+            minimum_bytes: change.minimum_bytes.unwrap_or(old.minimum_bytes),
+            maximum_bytes: change.maximum_bytes.unwrap_or(old.maximum_bytes),
+            shares: change.shares.unwrap_or(old.shares),
+        };
+        check_limits(&limits)
+            .map_err(|(key, message)| Refusal { not_found: false, message: format!("{key}: {message}") })?;
+        self.vms[number].config.limits = limits;
+        let Limits { minimum_bytes, maximum_bytes, shares } = self.vms[number].limits();
+        self.note(
+            number,
+            format!(
+                "an operator set minimum {}, maximum {}, shares {shares}",
+                crate::config::Bytes(minimum_bytes),
+                crate::config::Bytes(maximum_bytes),
+            ),
+        );
+        self.tell(number);
+        self.replan = true;
+        Ok(self.describe(number))
+    }
+
+    fn pause(&mut self, name: Option<&str>, paused: bool) -> Result<(), Refusal> {
+        let verb = if paused { "paused" } else { "resumed" };
+        if let Some(name) = name {
+            let number = self.number(name)?;
+            self.vms[number].paused = paused;
+            self.note(number, format!("an operator {verb} its planning"));
+        } else {
+            self.paused = paused;
+            tracing::info!("an operator {verb} all planning");
+            self.events.push(self.now.unix_ms, None, format!("an operator {verb} all planning"));
+        }
+        self.replan = true;
+        Ok(())
+    }
+}

@@ -1,0 +1,136 @@
+//! The loop: views -> plan -> act -> confirm.
+//!
+//! ```text
+//!  drivers --sightings--> +--------------+ --targets--> drivers
+//!  guests  --demand-----> |    Bridge    | --allocation-> guests
+//!  host    --readings---> |  (no I/O)    |
+//!  api     --calls------> +--------------+ --answers--> api
+//! ```
+//!
+//! [`run`] is the shell: it waits for whichever input comes first, stamps it with the time, hands it to
+//! [`Bridge`] and carries out the effects. It plans each second, and at once (yet not more often than each
+//! [`REPLAN`]) when a guest is in need or bytes were freed.
+//!
+//! When it stops, by intent or not, balloons stay where they are and agents go on: nobody is worse off than
+//! with the last plan. The next bridge reads everything back.
+
+mod control;
+mod reaction;
+mod state;
+#[cfg(test)]
+mod tests;
+mod vm;
+
+pub use state::{Bridge, Effect, Now};
+
+use crate::api::server::{self, Server};
+use crate::config::Config;
+use crate::guests::{Guests, ListenError};
+use crate::host::{Host, HostError};
+use crate::hypervisor::driver::Driver;
+use crate::hypervisor::qemu::Qemu;
+use std::path::Path;
+use std::time::{Duration, Instant, SystemTime};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio::time::{MissedTickBehavior, interval, sleep_until};
+
+/// How often a plan is made while nothing happens.
+const TICK: Duration = Duration::from_secs(1);
+/// The shortest time between two plans.
+const REPLAN: Duration = Duration::from_millis(20);
+/// Inputs that wait for the loop; senders wait when it is full.
+const WAITING_INPUTS: usize = 256;
+
+/// Why the bridge cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The host cannot be read, or does not have what is configured.
+    #[error(transparent)]
+    Host(#[from] HostError),
+    /// The control socket cannot be served.
+    #[error(transparent)]
+    Control(#[from] server::Error),
+    /// Guests cannot reach the bridge.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// Signals cannot be received.
+    #[error("signals cannot be received")]
+    Signal(#[from] std::io::Error),
+}
+
+/// Runs the bridge until SIGTERM or SIGINT.
+///
+/// # Errors
+/// [`Error`] when it cannot start; nothing has been asked of any VM then.
+pub async fn run(config: Config) -> Result<(), Error> {
+    let clock = Clock { started: Instant::now() };
+    let mut host = Host::new(Path::new("/"), config.capacity_bytes, config.reserve_bytes)?;
+    let reading = host.read(clock.now().ms)?;
+    let mut bridge = Bridge::new(&config, host.view(&reading));
+
+    let server = Server::bind(config.control_socket.clone())?;
+    let (guests, mut from_guests) = Guests::listen(&config.vms, config.intervals).await?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+
+    let (calls, mut from_api) = mpsc::channel(WAITING_INPUTS);
+    let serving = tokio::spawn(server.serve(calls));
+    let (sightings, mut from_drivers) = mpsc::channel(WAITING_INPUTS);
+    let start = |(number, vm): (usize, &crate::config::VmConfig)| {
+        Driver::start::<Qemu>(number, vm.qmp.clone(), sightings.clone())
+    };
+    let drivers: Vec<Driver> = config.vms.iter().enumerate().map(start).collect();
+    tracing::info!(vms = drivers.len(), control = %config.control_socket.display(), "vmtide-bridge runs");
+
+    let mut tick = interval(TICK);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut earliest_plan = tokio::time::Instant::now();
+    loop {
+        let wants_plan = bridge.wants_plan();
+        tokio::select! {
+            Some((vm, sighting)) = from_drivers.recv() => bridge.at(clock.now()).on_sighting(vm, sighting),
+            (vm, event) = from_guests.next() => bridge.at(clock.now()).on_guest(vm, &event),
+            Some(call) = from_api.recv() => call(bridge.at(clock.now())),
+            () = sleep_until(earliest_plan), if wants_plan => {
+                bridge.at(clock.now()).plan();
+                earliest_plan = tokio::time::Instant::now() + REPLAN;
+            }
+            _ = tick.tick() => {
+                let now = clock.now();
+                match host.read(now.ms) {
+                    Ok(reading) => bridge.on_host(host.view(&reading)),
+                    Err(error) => tracing::error!(%error, "the host cannot be read; the last reading stands"),
+                }
+                bridge.at(now).plan();
+            }
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+        }
+        for effect in bridge.take_effects() {
+            match effect {
+                Effect::SetTarget { vm, bytes } => drivers[vm].set_target(bytes),
+                Effect::TellAllocation { vm, allocation } => guests.set_allocation(vm, allocation),
+                Effect::TellHost(host) => guests.set_host(host),
+            }
+        }
+    }
+    tracing::info!("stopping; balloons stay where they are");
+    serving.abort();
+    // Awaited so that its socket is unlinked before the process ends.
+    let _ = serving.await;
+    guests.stop().await;
+    Ok(())
+}
+
+struct Clock {
+    started: Instant,
+}
+
+impl Clock {
+    fn now(&self) -> Now {
+        let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        Now { ms: millis(self.started.elapsed()), unix_ms: millis(since_1970) }
+    }
+}

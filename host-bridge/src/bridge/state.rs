@@ -1,0 +1,325 @@
+//! What the bridge knows and decides, without I/O: sightings, guests' words and time in, effects out.
+
+use super::reaction::Reactions;
+use super::vm::{Hypervisor, Vm};
+use crate::config::{Bytes, Config};
+use crate::guests::{GuestEvent, Views};
+use crate::hypervisor::driver::{PAGE_BYTES, Sighting};
+use crate::hypervisor::{Error, MachineState};
+use crate::plan::{Demand, History, HostState, HostView, Millis, Policy, Step, Urgency, Verdict, memory};
+use crate::record::{Decision, Events, Outcome};
+use std::collections::HashMap;
+use vmtide_protocol::bridge::{Allocation, Host};
+
+/// What the shell is to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Ask the hypervisor of this VM for this allocation.
+    SetTarget {
+        /// The VM.
+        vm: usize,
+        /// The allocation.
+        bytes: u64,
+    },
+    /// Tell the guest of this VM what it has.
+    TellAllocation {
+        /// The VM.
+        vm: usize,
+        /// What it has.
+        allocation: Allocation,
+    },
+    /// Tell all guests what the host is short of.
+    TellHost(Host),
+}
+
+/// The time of an input: monotonic for the plan, since 1970 for people.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Now {
+    /// Milliseconds since the bridge started.
+    pub ms: Millis,
+    /// Milliseconds since 1970.
+    pub unix_ms: u64,
+}
+
+/// The bridge's whole state.
+#[derive(Debug)]
+pub struct Bridge {
+    pub(super) now: Now,
+    pub(super) host: HostView,
+    pub(super) policy: Policy,
+    pub(super) paused: bool,
+    pub(super) vms: Vec<Vm>,
+    pub(super) guests: Views,
+    pub(super) numbers: HashMap<String, usize>,
+    pub(super) events: Events,
+    pub(super) decisions: u64,
+    pub(super) reactions: Reactions,
+    pub(super) state: Option<HostState>,
+    pub(super) spike_pool_bytes: u64,
+    pub(super) refused: u64,
+    told: Host,
+    pub(super) replan: bool,
+    effects: Vec<Effect>,
+}
+
+impl Bridge {
+    /// A bridge that knows its VMs by name only.
+    pub fn new(config: &Config, host: HostView) -> Self {
+        Self {
+            now: Now::default(),
+            host,
+            policy: config.policy.clone(),
+            paused: false,
+            numbers: config.vms.iter().enumerate().map(|(number, vm)| (vm.name.clone(), number)).collect(),
+            vms: config.vms.iter().cloned().map(Vm::new).collect(),
+            guests: Views::new(config.vms.len(), config.intervals),
+            events: Events::default(),
+            decisions: 0,
+            reactions: Reactions::default(),
+            state: None,
+            spike_pool_bytes: 0,
+            refused: 0,
+            told: Host::default(),
+            replan: false,
+            effects: Vec::new(),
+        }
+    }
+
+    /// Sets the time for all that follows.
+    pub fn at(&mut self, now: Now) -> &mut Self {
+        self.now = now;
+        self
+    }
+
+    /// Takes in a new reading of the host.
+    pub fn on_host(&mut self, host: HostView) {
+        self.host = host;
+    }
+
+    /// Whether something happened that a plan should not wait a second for.
+    pub fn wants_plan(&self) -> bool {
+        self.replan
+    }
+
+    /// What the shell is to do, in this order.
+    pub fn take_effects(&mut self) -> Vec<Effect> {
+        std::mem::take(&mut self.effects)
+    }
+
+    /// Takes in what a driver saw.
+    pub fn on_sighting(&mut self, number: usize, sighting: Sighting) {
+        match sighting {
+            Sighting::Attached(state) => self.on_attached(number, state),
+            Sighting::State(state) => self.on_state(number, state),
+            Sighting::Refused(error) => self.on_refused(number, &error),
+            Sighting::Absent(error) => self.on_absent(number, &error),
+            Sighting::Unreachable(error) => self.on_unreachable(number, &error),
+        }
+    }
+
+    fn on_attached(&mut self, number: usize, state: MachineState) {
+        let vm = &mut self.vms[number];
+        vm.hypervisor = Hypervisor::Attached(state);
+        vm.target_bytes = state.allocation_bytes;
+        vm.history = History::default();
+        vm.moving_since = None;
+        // Somebody before us may have asked for something that is still under way. What is not known cannot be
+        // counted, so the VM is held where it is until there is a plan.
+        self.effects.push(Effect::SetTarget { vm: number, bytes: state.allocation_bytes });
+        self.tell(number);
+        self.note(number, format!("its hypervisor answers: it has {}", Bytes(state.allocation_bytes)));
+        self.replan = true;
+    }
+
+    fn on_state(&mut self, number: usize, state: MachineState) {
+        let now = self.now;
+        let vm = &mut self.vms[number];
+        let Hypervisor::Attached(before) = std::mem::replace(&mut vm.hypervisor, Hypervisor::Attached(state)) else {
+            return;
+        };
+        let reached = state.allocation_bytes.abs_diff(vm.target_bytes) < PAGE_BYTES;
+        vm.history = vm.history.after_observation(now.ms, state.allocation_bytes, vm.target_bytes);
+        let mut message = None;
+        if let (true, Some(since)) = (reached, vm.moving_since) {
+            vm.moving_since = None;
+            vm.decisions.settle(Outcome::Confirmed { after_ms: now.ms.saturating_sub(since) });
+            if state.allocation_bytes > before.allocation_bytes
+                && let Some(ms) = vm.waiting.on_growth(now.ms)
+            {
+                self.reactions.push(ms);
+            }
+            self.tell(number);
+        } else if vm.moving_since.is_none() && state.allocation_bytes > before.allocation_bytes.max(vm.target_bytes) {
+            let taken = Bytes(state.allocation_bytes - vm.target_bytes);
+            message = Some(format!("its guest took {taken} back by itself (deflate-on-oom)"));
+            self.tell(number);
+        }
+        if before.running != state.running {
+            message = Some(format!("its guest {}", if state.running { "runs again" } else { "was stopped" }));
+        }
+        // Freed bytes may be what another VM waits for.
+        self.replan |= reached || state.allocation_bytes < before.allocation_bytes;
+        if let Some(message) = message {
+            self.note(number, message);
+        }
+    }
+
+    fn on_refused(&mut self, number: usize, error: &Error) {
+        let vm = &mut self.vms[number];
+        vm.target_bytes = vm.allocation_bytes();
+        vm.moving_since = None;
+        vm.decisions.settle(Outcome::Refused { message: error.to_string() });
+        self.note(number, format!("its hypervisor refused: {error}"));
+    }
+
+    fn on_absent(&mut self, number: usize, error: &Error) {
+        let detail = error.to_string();
+        let before =
+            !matches!(self.vms[number].hypervisor, Hypervisor::Starting | Hypervisor::Absent { before: false, .. });
+        let gone = matches!(self.vms[number].hypervisor, Hypervisor::Attached(_) | Hypervisor::Unreachable { .. });
+        let freed = Bytes(self.vms[number].committed_bytes());
+        if matches!(self.vms[number].hypervisor, Hypervisor::Starting) {
+            self.note(number, format!("unreachable: {detail}"));
+        }
+        self.lose(number, Hypervisor::Absent { before, detail });
+        if gone {
+            self.guests.forget(number);
+            self.note(number, format!("it is gone: {freed} return to the pool"));
+        }
+    }
+
+    fn on_unreachable(&mut self, number: usize, error: &Error) {
+        let vm = &self.vms[number];
+        let (committed_bytes, ram_bytes) = match &vm.hypervisor {
+            Hypervisor::Attached(state) => (vm.committed_bytes(), state.ram_bytes),
+            Hypervisor::Unreachable { committed_bytes, ram_bytes, .. } => (*committed_bytes, *ram_bytes),
+            // It is there and was never read: its maximum counts, where the operator gave one.
+            Hypervisor::Starting | Hypervisor::Absent { .. } => match vm.config.limits.maximum_bytes {
+                u64::MAX => (0, u64::MAX),
+                maximum_bytes => (maximum_bytes, maximum_bytes),
+            },
+        };
+        let news = !matches!(vm.hypervisor, Hypervisor::Unreachable { .. });
+        let detail = error.to_string();
+        if news {
+            self.note(number, format!("unreachable, {} count for it: {detail}", Bytes(committed_bytes)));
+        }
+        self.lose(number, Hypervisor::Unreachable { committed_bytes, ram_bytes, detail });
+    }
+
+    fn lose(&mut self, number: usize, hypervisor: Hypervisor) {
+        let vm = &mut self.vms[number];
+        vm.decisions.settle(Outcome::Lost { reached_bytes: vm.allocation_bytes() });
+        vm.hypervisor = hypervisor;
+        vm.target_bytes = vm.allocation_bytes();
+        vm.moving_since = None;
+        vm.verdict = None;
+        self.replan = true;
+    }
+
+    /// Takes in what a guest said, or what became of its session.
+    pub fn on_guest(&mut self, number: usize, event: &GuestEvent) {
+        let now_ms = self.now.ms;
+        self.guests.apply(number, now_ms, event);
+        match event {
+            GuestEvent::Connected(hello) => {
+                self.note(number, format!("its agent {} reports, on Linux {}", hello.agent, hello.kernel));
+            }
+            GuestEvent::Demand { demand, .. } => {
+                let Some(memory) = &demand.memory else { return };
+                let vm = &mut self.vms[number];
+                vm.history = vm.history.after_demand(now_ms, memory.demand.need_bytes);
+                let waits = memory.demand.need_bytes > vm.allocation_bytes();
+                vm.waiting.on_demand(now_ms, if waits { memory.waiting_ms } else { 0 });
+                self.replan |= memory.demand.urgency >= Urgency::Pressed;
+            }
+            GuestEvent::Reply(reply) => tracing::debug!(vm = %self.vms[number].config.name, ?reply, "reply"),
+            GuestEvent::Happened { message, .. } => self.note(number, format!("its guest says: {message}")),
+            GuestEvent::Disconnected { end, .. } => self.note(number, format!("its agent's session ended: {end}")),
+            GuestEvent::Refused(_) => self.refused += 1,
+        }
+    }
+
+    /// What the planner goes by for a VM.
+    pub(super) fn demand(&self, number: usize) -> Demand {
+        let vm = &self.vms[number];
+        self.guests.demand(number, self.now.ms, vm.limits().maximum_bytes, vm.shown_use_bytes())
+    }
+
+    /// Plans, and turns the plan into effects.
+    pub fn plan(&mut self) {
+        self.replan = false;
+        // Memory that is not known of cannot be planned around.
+        if self.paused || self.vms.iter().any(|vm| matches!(vm.hypervisor, Hypervisor::Starting)) {
+            return;
+        }
+        let now_ms = self.now.ms;
+        let view = |(number, vm): (usize, &Vm)| Some((number, vm.view(self.demand(number))?));
+        let (numbers, views): (Vec<usize>, Vec<_>) = self.vms.iter().enumerate().filter_map(view).unzip();
+        let plan = memory::plan(now_ms, &self.host, &views, &self.policy);
+        if self.state != Some(plan.state) {
+            let (state, committed) = (plan.state, Bytes(plan.committed_bytes));
+            tracing::info!(?state, %committed, limit = %Bytes(plan.limit_bytes), "the host's memory");
+            self.events.push(self.now.unix_ms, None, state_message(state, committed, Bytes(plan.limit_bytes)));
+        }
+        self.state = Some(plan.state);
+        self.spike_pool_bytes = plan.spike_pool_bytes;
+        for ((number, view), verdict) in numbers.into_iter().zip(views).zip(plan.verdicts) {
+            self.vms[number].verdict = Some(verdict);
+            if let Some(step) = verdict.step {
+                self.take_step(number, &view.demand, &verdict, step);
+            }
+        }
+        let host = Host { memory_short: plan.state != HostState::Calm, ..Host::default() };
+        if host != self.told {
+            self.told = host;
+            self.effects.push(Effect::TellHost(host));
+        }
+    }
+
+    fn take_step(&mut self, number: usize, demand: &Demand, verdict: &Verdict, step: Step) {
+        self.decisions += 1;
+        let vm = &mut self.vms[number];
+        let allocation_bytes = vm.allocation_bytes();
+        vm.decisions.settle(Outcome::Superseded { reached_bytes: allocation_bytes });
+        vm.target_bytes = step.to_bytes;
+        vm.history = vm.history.after_step(self.now.ms, &step);
+        vm.moving_since = Some(self.now.ms);
+        let decision = Decision {
+            id: self.decisions,
+            at_unix_ms: self.now.unix_ms,
+            vm: vm.config.name.clone(),
+            allocation_bytes,
+            demand: *demand,
+            wanted_bytes: verdict.wanted_bytes,
+            entitled_bytes: verdict.entitled_bytes,
+            rule: verdict.rule,
+            step,
+            outcome: Outcome::Moving,
+        };
+        tracing::debug!(vm = %decision.vm, from = %Bytes(step.from_bytes), to = %Bytes(step.to_bytes), rule = ?decision.rule, "step");
+        vm.decisions.push(decision);
+        self.effects.push(Effect::SetTarget { vm: number, bytes: step.to_bytes });
+        self.tell(number);
+    }
+
+    pub(super) fn tell(&mut self, number: usize) {
+        let allocation = self.vms[number].allocation();
+        self.effects.push(Effect::TellAllocation { vm: number, allocation });
+    }
+
+    pub(super) fn note(&mut self, number: usize, message: String) {
+        let name = &self.vms[number].config.name;
+        tracing::info!(vm = %name, "{message}");
+        self.events.push(self.now.unix_ms, Some(name), message);
+    }
+}
+
+fn state_message(state: HostState, committed: Bytes, limit: Bytes) -> String {
+    let words = match state {
+        HostState::Calm => "every need fits",
+        HostState::Short => "needs do not fit: shares decide",
+        HostState::Emergency => "in trouble: all shrink to what fits",
+    };
+    format!("memory: {words} ({committed} of {limit} committed)")
+}

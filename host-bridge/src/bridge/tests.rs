@@ -1,0 +1,238 @@
+//! The bridge's state from sightings and guests' words, without I/O: time is a number here.
+
+use super::state::{Bridge, Effect, Now};
+use crate::api::Control;
+use crate::api::types::{Change, VmState};
+use crate::config::{Address, Config, VmConfig};
+use crate::guests::{Demand, GuestEvent, Memory, MemorySignals, Tally};
+use crate::hypervisor::driver::Sighting;
+use crate::hypervisor::{Error, MachineState};
+use crate::plan::{self, HostView, Limits, MIB, MemoryDemand, Policy, Rule, Urgency};
+use crate::record::Outcome;
+use vmtide_protocol::bridge::Intervals;
+use vmtide_protocol::demand::MemoryReason;
+
+const A: usize = 0;
+const B: usize = 1;
+const RAM: u64 = 768 * MIB;
+
+fn bridge(capacity_mib: u64) -> Bridge {
+    let limits = Limits { minimum_bytes: 128 * MIB, maximum_bytes: u64::MAX, shares: 1000 };
+    let vm = |name: &str, cid| VmConfig {
+        name: name.to_owned(),
+        limits,
+        qmp: format!("/{name}").into(),
+        address: Address::Cid(cid),
+    };
+    let config = Config {
+        capacity_bytes: Some(capacity_mib * MIB),
+        reserve_bytes: Some(0),
+        control_socket: "/c".into(),
+        intervals: Intervals::default(),
+        policy: Policy::default(),
+        vms: vec![vm("a", 3), vm("b", 4)],
+    };
+    let host = HostView {
+        capacity_bytes: capacity_mib * MIB,
+        reserve_bytes: 0,
+        available_bytes: None,
+        stall_full_permille: 0,
+    };
+    Bridge::new(&config, host)
+}
+
+fn state(allocation_mib: u64) -> MachineState {
+    MachineState { ram_bytes: RAM, allocation_bytes: allocation_mib * MIB, running: true, shown_use_bytes: None }
+}
+
+fn lost() -> Error {
+    Error::Timeout { path: "/a".into(), command: "query-balloon", timeout_ms: 2000 }
+}
+
+fn absent() -> Error {
+    Error::Absent { path: "/a".into(), source: std::io::ErrorKind::ConnectionRefused.into() }
+}
+
+fn report(need_mib: u64, urgency: Urgency, waiting_ms: u64) -> GuestEvent {
+    let demand = MemoryDemand { need_bytes: need_mib * MIB, floor_bytes: need_mib * MIB * 9 / 10, urgency };
+    let memory = Memory { demand, reason: MemoryReason::Steady, waiting_ms, signals: MemorySignals::default() };
+    let demand = Box::new(Demand { memory: Some(memory), ..Demand::default() });
+    GuestEvent::Demand { demand, urgent: urgency >= Urgency::Pressed, tally: Tally::default() }
+}
+
+impl Bridge {
+    fn time(&mut self, ms: u64) -> &mut Self {
+        self.at(Now { ms, unix_ms: 1_000_000 + ms })
+    }
+
+    /// Plans, and gives the targets that the shell would set.
+    fn targets(&mut self) -> Vec<(usize, u64)> {
+        self.plan();
+        let target = |effect| match effect {
+            Effect::SetTarget { vm, bytes } => Some((vm, bytes / MIB)),
+            _ => None,
+        };
+        self.take_effects().into_iter().filter_map(target).collect()
+    }
+
+    fn sees(&mut self, vm: usize, allocation_mib: u64) {
+        self.on_sighting(vm, Sighting::State(state(allocation_mib)));
+    }
+
+    /// Both VMs attached and idle at these sizes, their agents heard.
+    fn settled(capacity_mib: u64, a_mib: u64, b_mib: u64) -> Self {
+        let mut bridge = bridge(capacity_mib);
+        for (vm, mib) in [(A, a_mib), (B, b_mib)] {
+            bridge.on_sighting(vm, Sighting::Attached(state(mib)));
+            bridge.on_guest(vm, &report(mib - (mib / 11).max(32), Urgency::Normal, 0));
+        }
+        bridge.take_effects();
+        bridge
+    }
+}
+
+#[test]
+fn nothing_is_planned_before_every_hypervisor_was_heard() {
+    let mut bridge = bridge(1024);
+    bridge.on_sighting(A, Sighting::Attached(state(768)));
+    bridge.on_guest(A, &report(200, Urgency::Normal, 0));
+    bridge.take_effects();
+    assert_eq!(bridge.targets(), [], "B may have all of it");
+    bridge.on_sighting(B, Sighting::Absent(absent()));
+    assert!(!bridge.targets().is_empty());
+}
+
+#[test]
+fn an_attached_vm_is_held_where_it_is() {
+    let mut bridge = bridge(2048);
+    bridge.on_sighting(A, Sighting::Attached(state(611)));
+    let held = Effect::SetTarget { vm: A, bytes: 611 * MIB };
+    assert!(bridge.take_effects().contains(&held), "a move of an earlier bridge may be under way");
+}
+
+#[test]
+fn growth_waits_until_the_hypervisor_confirmed_the_others_shrink() {
+    let mut bridge = Bridge::settled(1024, 700, 300);
+    bridge.time(100_000).on_guest(A, &report(200, Urgency::Idle, 0));
+    bridge.on_guest(B, &report(600, Urgency::Critical, 20));
+    assert!(bridge.wants_plan());
+    let committed = |bridge: &Bridge| bridge.status().committed_bytes / MIB;
+    for (vm, target) in bridge.targets() {
+        assert!(vm != B || target <= 1024 - 700, "B gets {target} MiB while A still has its 700");
+    }
+    assert!(committed(&bridge) <= 1024);
+    let target_a = bridge.vm("a").unwrap().target_bytes / MIB;
+    assert!(target_a < 500, "A shrinks, to {target_a}");
+    bridge.time(100_200).sees(A, target_a);
+    assert!(bridge.wants_plan(), "freed bytes are what B waits for");
+    bridge.targets();
+    assert!(bridge.vm("b").unwrap().target_bytes >= 600 * MIB);
+    assert!(committed(&bridge) <= 1024);
+}
+
+#[test]
+fn a_decision_is_explained_from_what_was_seen_to_what_came_of_it() {
+    let mut bridge = Bridge::settled(1024, 300, 300);
+    bridge.time(5_000).on_guest(B, &report(500, Urgency::Critical, 40));
+    bridge.targets();
+    let moving = bridge.decisions(Some("b"), 1).unwrap().remove(0);
+    assert_eq!((moving.vm.as_str(), moving.step.from_bytes, &moving.outcome), ("b", 300 * MIB, &Outcome::Moving));
+    bridge.time(5_060).sees(B, moving.step.to_bytes / MIB);
+    // The planner may aim between two mebibytes; the hypervisor confirms what was asked.
+    bridge.on_sighting(B, Sighting::State(MachineState { allocation_bytes: moving.step.to_bytes, ..state(0) }));
+    let confirmed = bridge.decisions(Some("b"), 1).unwrap().remove(0);
+    assert_eq!(confirmed.outcome, Outcome::Confirmed { after_ms: 60 });
+    assert_eq!(bridge.status().reaction_ms.p50, 100, "40 ms in the guest, 60 ms here");
+    let text = crate::record::sentence(&confirmed);
+    for part in ["Grow at once from 300 MiB", "critical", "needs 500 MiB", "Confirmed after 60 ms"] {
+        assert!(text.contains(part), "{part:?} is not in: {text}");
+    }
+}
+
+#[test]
+fn a_silent_hypervisor_keeps_its_bytes_and_a_gone_one_gives_them_back() {
+    let mut bridge = Bridge::settled(1024, 700, 300);
+    bridge.on_sighting(A, Sighting::Unreachable(lost()));
+    bridge.time(100_000).on_guest(B, &report(600, Urgency::Critical, 0));
+    bridge.targets();
+    assert!(bridge.vm("b").unwrap().target_bytes <= 324 * MIB, "A's 700 MiB still count");
+    assert_eq!(bridge.vm("a").unwrap().state, VmState::Unreachable);
+    assert_eq!(bridge.vm("a").unwrap().verdict.unwrap().rule, Rule::Unreachable);
+
+    bridge.time(101_000).on_sighting(A, Sighting::Absent(absent()));
+    assert_eq!(bridge.vm("a").unwrap().state, VmState::Off);
+    bridge.targets();
+    assert!(bridge.vm("b").unwrap().target_bytes >= 600 * MIB);
+    assert!(bridge.events(0).iter().any(|event| event.message.contains("700 MiB return to the pool")));
+}
+
+#[test]
+fn what_happened_is_said_once_however_often_it_is_seen() {
+    let mut bridge = bridge(1024);
+    for _ in 0..50 {
+        bridge.on_sighting(A, Sighting::Absent(absent()));
+        bridge.on_sighting(B, Sighting::Unreachable(lost()));
+    }
+    assert_eq!(bridge.events(0).len(), 2);
+}
+
+#[test]
+fn memory_that_a_guest_takes_back_itself_counts_and_is_said() {
+    let mut bridge = Bridge::settled(2048, 300, 300);
+    bridge.sees(A, 340);
+    assert_eq!(bridge.status().committed_bytes, 640 * MIB);
+    assert!(bridge.events(0).iter().any(|event| event.message.contains("took 40 MiB back by itself")));
+}
+
+#[test]
+fn paused_means_that_nothing_is_asked() {
+    let mut bridge = Bridge::settled(1024, 300, 300);
+    bridge.pause(Some("b"), true).unwrap();
+    bridge.time(5_000).on_guest(B, &report(500, Urgency::Critical, 0));
+    assert_eq!(bridge.targets(), []);
+    assert_eq!(bridge.vm("b").unwrap().verdict.unwrap().rule, Rule::Paused);
+    bridge.pause(Some("b"), false).unwrap();
+    bridge.pause(None, true).unwrap();
+    assert_eq!(bridge.targets(), []);
+    bridge.pause(None, false).unwrap();
+    assert!(!bridge.targets().is_empty());
+}
+
+#[test]
+fn limits_that_cannot_be_meant_change_nothing() {
+    let mut bridge = Bridge::settled(1024, 300, 300);
+    let refusal = bridge.set("a", Change { maximum_bytes: Some(MIB), ..Change::default() }).unwrap_err();
+    assert_eq!(refusal.message, "maximum: 1 MiB is less than the minimum of 128 MiB");
+    assert_eq!(bridge.vm("a").unwrap().maximum_bytes, RAM);
+    let refusal = bridge.set("c", Change::default()).unwrap_err();
+    assert!(refusal.not_found);
+    assert_eq!(refusal.message, "there is no VM \"c\"; there are: a, b");
+
+    bridge.set("a", Change { maximum_bytes: Some(256 * MIB), ..Change::default() }).unwrap();
+    bridge.time(100_000);
+    assert_eq!(bridge.targets(), [(A, 256)], "a lower maximum is carried out");
+}
+
+#[test]
+fn a_refused_target_is_no_promise() {
+    let mut bridge = Bridge::settled(1024, 300, 300);
+    bridge.time(5_000).on_guest(B, &report(500, Urgency::Critical, 0));
+    bridge.targets();
+    let error = Error::Refused { path: "/b".into(), command: "balloon", message: "no balloon".into() };
+    bridge.on_sighting(B, Sighting::Refused(error));
+    assert_eq!(bridge.status().committed_bytes, 600 * MIB);
+    let decision = bridge.decisions(Some("b"), 1).unwrap().remove(0);
+    assert!(matches!(decision.outcome, Outcome::Refused { .. }));
+}
+
+#[test]
+fn guests_learn_their_allocation_and_what_the_host_is_short_of() {
+    let mut bridge = Bridge::settled(640, 300, 300);
+    bridge.time(100_000).on_guest(A, &report(500, Urgency::Pressed, 0));
+    bridge.on_guest(B, &report(500, Urgency::Pressed, 0));
+    bridge.plan();
+    let effects = bridge.take_effects();
+    assert!(effects.iter().any(|effect| matches!(effect, Effect::TellHost(host) if host.memory_short)));
+    let demand = bridge.demand(A);
+    assert!(matches!(demand, plan::Demand::Fresh(_)));
+}

@@ -1,0 +1,134 @@
+//! What the bridge keeps of one VM.
+
+use super::reaction::Waiting;
+use crate::api::types::VmState;
+use crate::config::VmConfig;
+use crate::hypervisor::MachineState;
+use crate::plan::{Demand, History, Limits, Millis, Reach, Verdict, VmView};
+use crate::record::Decisions;
+use vmtide_protocol::bridge::Allocation;
+
+/// How the hypervisor of a VM stands.
+#[derive(Clone, Debug)]
+pub(super) enum Hypervisor {
+    /// Its driver has said nothing yet.
+    Starting,
+    /// It answers.
+    Attached(MachineState),
+    /// It does not; `committed_bytes` of the host count as taken.
+    Unreachable { committed_bytes: u64, ram_bytes: u64, detail: String },
+    /// There is no VM. `before`: there was one.
+    Absent { before: bool, detail: String },
+}
+
+/// One VM.
+#[derive(Debug)]
+pub(super) struct Vm {
+    pub config: VmConfig,
+    pub hypervisor: Hypervisor,
+    pub target_bytes: u64,
+    pub history: History,
+    /// When the move that is under way began.
+    pub moving_since: Option<Millis>,
+    pub paused: bool,
+    pub waiting: Waiting,
+    pub verdict: Option<Verdict>,
+    pub decisions: Decisions,
+}
+
+impl Vm {
+    pub(super) fn new(config: VmConfig) -> Self {
+        Self {
+            config,
+            hypervisor: Hypervisor::Starting,
+            target_bytes: 0,
+            history: History::default(),
+            moving_since: None,
+            paused: false,
+            waiting: Waiting::default(),
+            verdict: None,
+            decisions: Decisions::default(),
+        }
+    }
+
+    pub(super) fn allocation_bytes(&self) -> u64 {
+        match self.hypervisor {
+            Hypervisor::Attached(state) => state.allocation_bytes,
+            Hypervisor::Unreachable { committed_bytes, .. } => committed_bytes,
+            Hypervisor::Starting | Hypervisor::Absent { .. } => 0,
+        }
+    }
+
+    pub(super) fn committed_bytes(&self) -> u64 {
+        match self.hypervisor {
+            Hypervisor::Attached(state) => state.allocation_bytes.max(self.target_bytes),
+            _ => self.allocation_bytes(),
+        }
+    }
+
+    /// The operator's limits, held to what the VM was built with.
+    pub(super) fn limits(&self) -> Limits {
+        let ram_bytes = match self.hypervisor {
+            Hypervisor::Attached(state) => state.ram_bytes,
+            Hypervisor::Unreachable { ram_bytes, .. } => ram_bytes,
+            Hypervisor::Starting | Hypervisor::Absent { .. } => u64::MAX,
+        };
+        let Limits { minimum_bytes, maximum_bytes, shares } = self.config.limits;
+        let maximum_bytes = maximum_bytes.min(ram_bytes);
+        Limits { minimum_bytes: minimum_bytes.min(maximum_bytes), maximum_bytes, shares }
+    }
+
+    pub(super) fn shown_use_bytes(&self) -> Option<u64> {
+        match self.hypervisor {
+            Hypervisor::Attached(state) => state.shown_use_bytes,
+            _ => None,
+        }
+    }
+
+    /// What the planner sees of it, with what its guest wants; `None` where there is no VM.
+    pub(super) fn view(&self, demand: Demand) -> Option<VmView> {
+        let reach = match &self.hypervisor {
+            Hypervisor::Starting | Hypervisor::Absent { .. } => return None,
+            Hypervisor::Unreachable { .. } => Reach::Unreachable,
+            Hypervisor::Attached(state) if !state.running => Reach::Paused,
+            Hypervisor::Attached(_) if self.paused => Reach::Paused,
+            Hypervisor::Attached(_) => Reach::Ready,
+        };
+        Some(VmView {
+            limits: self.limits(),
+            allocation_bytes: self.allocation_bytes(),
+            target_bytes: self.target_bytes,
+            reach,
+            demand,
+            history: self.history,
+        })
+    }
+
+    pub(super) fn state(&self) -> VmState {
+        match &self.hypervisor {
+            Hypervisor::Starting => VmState::Starting,
+            Hypervisor::Attached(state) if state.running => VmState::Running,
+            Hypervisor::Attached(_) => VmState::Stopped,
+            Hypervisor::Absent { before: true, .. } => VmState::Off,
+            Hypervisor::Unreachable { .. } | Hypervisor::Absent { before: false, .. } => VmState::Unreachable,
+        }
+    }
+
+    pub(super) fn detail(&self) -> Option<String> {
+        match &self.hypervisor {
+            Hypervisor::Unreachable { detail, .. } | Hypervisor::Absent { detail, .. } => Some(detail.clone()),
+            Hypervisor::Starting | Hypervisor::Attached(_) => None,
+        }
+    }
+
+    /// What its guest is told.
+    pub(super) fn allocation(&self) -> Allocation {
+        let limits = self.limits();
+        Allocation {
+            allocation_bytes: self.allocation_bytes(),
+            target_bytes: self.target_bytes,
+            minimum_bytes: limits.minimum_bytes,
+            maximum_bytes: limits.maximum_bytes,
+        }
+    }
+}

@@ -1,0 +1,285 @@
+//! The files as they are written, and their way to a checked [`Config`].
+
+use super::{Address, Bytes, Config, DEFAULT_CONTROL_SOCKET, DEFAULT_SHARES, Error, MAXIMUM_SHARES, VmConfig};
+use crate::plan::{Limits, MIB, Policy};
+use serde::Deserialize;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use vmtide_protocol::bridge::Intervals;
+
+/// The least minimum: no Linux guest of today lives in less.
+const LEAST_MINIMUM_BYTES: u64 = 32 * MIB;
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct File {
+    host: Host,
+    control: Control,
+    intervals: IntervalsSection,
+    policy: Option<Policy>,
+    vm: Vec<Vm>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Host {
+    capacity: Option<Bytes>,
+    reserve: Option<Bytes>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Control {
+    socket: Option<PathBuf>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct IntervalsSection {
+    busy_ms: Option<u64>,
+    quiet_ms: Option<u64>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Vm {
+    name: String,
+    minimum: Bytes,
+    maximum: Option<Bytes>,
+    shares: Option<u32>,
+    qmp: PathBuf,
+    cid: Option<u32>,
+    vsock: Option<PathBuf>,
+}
+
+pub(super) fn load(path: &Path) -> Result<Config, Error> {
+    let mut config = Config {
+        capacity_bytes: None,
+        reserve_bytes: None,
+        control_socket: DEFAULT_CONTROL_SOCKET.into(),
+        intervals: Intervals::default(),
+        policy: Policy::default(),
+        vms: Vec::new(),
+    };
+    let mut taken = Taken::default();
+    for path in files(path)? {
+        let text = std::fs::read_to_string(&path).map_err(|source| Error::Read { path: path.clone(), source })?;
+        let file: File = toml::from_str(&text)
+            .map_err(|error| Error::Syntax { path: path.clone(), message: error.to_string().trim_end().to_owned() })?;
+        apply(&mut config, file, &path, &mut taken)?;
+    }
+    Ok(config)
+}
+
+/// The main file, then the drop-ins in the order of their names.
+fn files(path: &Path) -> Result<Vec<PathBuf>, Error> {
+    let mut files = vec![path.to_owned()];
+    let folder = path.with_file_name("conf.d");
+    let read_error = |source| Error::Read { path: folder.clone(), source };
+    if folder.is_dir() {
+        let mut dropins = Vec::new();
+        for entry in std::fs::read_dir(&folder).map_err(read_error)? {
+            let path = entry.map_err(read_error)?.path();
+            if path.extension().is_some_and(|extension| extension == "toml") {
+                dropins.push(path);
+            }
+        }
+        dropins.sort();
+        files.append(&mut dropins);
+    }
+    Ok(files)
+}
+
+/// What must be unique over all files, and which VM has it.
+#[derive(Default)]
+struct Taken {
+    names: HashMap<String, PathBuf>,
+    addresses: HashMap<Address, String>,
+    monitors: HashMap<PathBuf, String>,
+}
+
+fn apply(config: &mut Config, file: File, path: &Path, taken: &mut Taken) -> Result<(), Error> {
+    let wrong = |key: &str, message: String| Error::Value { path: path.to_owned(), key: key.to_owned(), message };
+
+    config.capacity_bytes = file.host.capacity.map(|bytes| bytes.0).or(config.capacity_bytes);
+    config.reserve_bytes = file.host.reserve.map(|bytes| bytes.0).or(config.reserve_bytes);
+    if let (Some(capacity), Some(reserve)) = (config.capacity_bytes, config.reserve_bytes)
+        && reserve >= capacity
+    {
+        let message = format!("{} leaves nothing of the capacity of {}", Bytes(reserve), Bytes(capacity));
+        return Err(wrong("host.reserve", message));
+    }
+    if let Some(socket) = file.control.socket {
+        config.control_socket = absolute(socket).map_err(|message| wrong("control.socket", message))?;
+    }
+    for (key, value, slot) in [
+        ("intervals.busy_ms", file.intervals.busy_ms, &mut config.intervals.busy_ms),
+        ("intervals.quiet_ms", file.intervals.quiet_ms, &mut config.intervals.quiet_ms),
+    ] {
+        if let Some(ms) = value {
+            if !(100..=3_600_000).contains(&ms) {
+                return Err(wrong(key, format!("{ms} is out of range; allowed is 100 to 3600000 milliseconds")));
+            }
+            *slot = ms;
+        }
+    }
+    if config.intervals.busy_ms > config.intervals.quiet_ms {
+        let message = format!("{} is longer than quiet_ms ({})", config.intervals.busy_ms, config.intervals.quiet_ms);
+        return Err(wrong("intervals.busy_ms", message));
+    }
+    if let Some(policy) = file.policy {
+        config.policy = policy;
+    }
+    for vm in file.vm {
+        let vm = check_vm(vm, path)?;
+        claim(&vm, path, taken)?;
+        config.vms.push(vm);
+    }
+    Ok(())
+}
+
+fn check_vm(vm: Vm, path: &Path) -> Result<VmConfig, Error> {
+    let wrong = |key: &str, message: String| Error::Value {
+        path: path.to_owned(),
+        key: format!("vm {:?}: {key}", vm.name),
+        message,
+    };
+
+    let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    if vm.name.is_empty() || vm.name.len() > 64 || !vm.name.chars().all(plain) {
+        return Err(wrong("name", "allowed are 1 to 64 letters, digits, '.', '_' and '-'".to_owned()));
+    }
+    let limits = Limits {
+        minimum_bytes: vm.minimum.0,
+        maximum_bytes: vm.maximum.map_or(u64::MAX, |bytes| bytes.0),
+        shares: vm.shares.unwrap_or(DEFAULT_SHARES),
+    };
+    check_limits(&limits).map_err(|(key, message)| wrong(key, message))?;
+    let address = match (vm.cid, &vm.vsock) {
+        (Some(cid), None) if cid == 1 || (3..u32::MAX).contains(&cid) => Address::Cid(cid),
+        (Some(cid), None) => {
+            return Err(wrong("cid", format!("{cid} is reserved; a guest has 3 or more (1 is the local loopback)")));
+        }
+        (None, Some(socket)) => Address::Hybrid(absolute(socket.clone()).map_err(|message| wrong("vsock", message))?),
+        (Some(_), Some(_)) => return Err(wrong("cid", "give cid or vsock, not both".to_owned())),
+        (None, None) => {
+            return Err(wrong("cid", "missing; give cid (kernel vsock) or vsock (hybrid socket)".to_owned()));
+        }
+    };
+    let qmp = absolute(vm.qmp.clone()).map_err(|message| wrong("qmp", message))?;
+    Ok(VmConfig { name: vm.name, limits, qmp, address })
+}
+
+/// Checks what an operator may set, in a file or through the control API.
+///
+/// # Errors
+/// The key that is wrong, with what was found and what is allowed.
+pub(crate) fn check_limits(limits: &Limits) -> Result<(), (&'static str, String)> {
+    let Limits { minimum_bytes, maximum_bytes, shares } = *limits;
+    if minimum_bytes < LEAST_MINIMUM_BYTES {
+        let message =
+            format!("{} is too little; allowed is {} or more", Bytes(minimum_bytes), Bytes(LEAST_MINIMUM_BYTES));
+        return Err(("minimum", message));
+    }
+    if maximum_bytes < minimum_bytes {
+        let message = format!("{} is less than the minimum of {}", Bytes(maximum_bytes), Bytes(minimum_bytes));
+        return Err(("maximum", message));
+    }
+    if !(1..=MAXIMUM_SHARES).contains(&shares) {
+        return Err(("shares", format!("{shares} is out of range; allowed is 1 to {MAXIMUM_SHARES}")));
+    }
+    Ok(())
+}
+
+fn claim(vm: &VmConfig, path: &Path, taken: &mut Taken) -> Result<(), Error> {
+    let wrong = |key: &str, message: String| Error::Value {
+        path: path.to_owned(),
+        key: format!("vm {:?}: {key}", vm.name),
+        message,
+    };
+    if let Some(earlier) = taken.names.insert(vm.name.clone(), path.to_owned()) {
+        return Err(wrong("name", format!("is taken already, in {}", earlier.display())));
+    }
+    if let Some(other) = taken.addresses.insert(vm.address.clone(), vm.name.clone()) {
+        return Err(wrong("address", format!("is that of VM {other:?} already")));
+    }
+    if let Some(other) = taken.monitors.insert(vm.qmp.clone(), vm.name.clone()) {
+        return Err(wrong("qmp", format!("is that of VM {other:?} already")));
+    }
+    Ok(())
+}
+
+fn absolute(path: PathBuf) -> Result<PathBuf, String> {
+    if path.is_absolute() { Ok(path) } else { Err(format!("{:?} is not an absolute path", path.display().to_string())) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const VM: &str = "name = 'a'\nminimum = '128MiB'\nqmp = '/q'\ncid = 3\n";
+
+    fn load_texts(texts: &[(&str, &str)]) -> Result<Config, String> {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("conf.d")).unwrap();
+        for (name, text) in texts {
+            std::fs::write(folder.path().join(name), text).unwrap();
+        }
+        let shorten = |error: Error| error.to_string().replace(&format!("{}/", folder.path().display()), "");
+        load(&folder.path().join("bridge.toml")).map_err(shorten)
+    }
+
+    fn error_of(text: &str) -> String {
+        load_texts(&[("bridge.toml", text)]).unwrap_err()
+    }
+
+    #[test]
+    fn drop_ins_add_vms_and_override_keys() {
+        let config = load_texts(&[
+            ("bridge.toml", &format!("[host]\ncapacity = '8GiB'\nreserve = '1GiB'\n[[vm]]\n{VM}")),
+            (
+                "conf.d/20-b.toml",
+                "[[vm]]\nname='b'\nminimum='64MiB'\nmaximum='1GiB'\nshares=2000\nqmp='/r'\nvsock='/v'\n",
+            ),
+            ("conf.d/10-host.toml", "[host]\nreserve = '2GiB'\n"),
+            ("conf.d/notes.txt", "not TOML"),
+        ])
+        .unwrap();
+        assert_eq!((config.capacity_bytes, config.reserve_bytes), (Some(8 << 30), Some(2 << 30)));
+        let names: Vec<_> = config.vms.iter().map(|vm| vm.name.as_str()).collect();
+        assert_eq!(names, ["a", "b"]);
+        assert_eq!(config.vms[0].limits.shares, DEFAULT_SHARES);
+        assert_eq!(config.vms[1].address, Address::Hybrid("/v".into()));
+    }
+
+    #[test]
+    fn errors_name_file_key_and_what_is_allowed() {
+        for (text, expected) in [
+            (
+                format!("[[vm]]\n{VM}colour = 1\n"),
+                &["bridge.toml", "line 6", "colour", "expected one of", "`minimum`"][..],
+            ),
+            (format!("[[vm]]\n{VM}maximum = '1MiB'\n"), &["vm \"a\": maximum", "less than the minimum"]),
+            (format!("[[vm]]\n{VM}shares = 0\n"), &["vm \"a\": shares", "allowed is 1 to 1000000"]),
+            (format!("[[vm]]\n{VM}[[vm]]\n{VM}"), &["vm \"a\": name", "is taken already, in bridge.toml"]),
+            (format!("[[vm]]\n{}", VM.replace("cid = 3", "cid = 2")), &["vm \"a\": cid", "reserved"]),
+            (format!("[[vm]]\n{}", VM.replace("cid = 3\n", "")), &["vm \"a\": cid", "missing"]),
+            (format!("[[vm]]\n{}", VM.replace("/q", "q")), &["vm \"a\": qmp", "not an absolute path"]),
+            (format!("[[vm]]\n{}", VM.replace("128MiB", "12 apples")), &["line 3", "12 apples", "allowed is a number"]),
+            ("[host]\ncapacity='1GiB'\nreserve='1GiB'\n".into(), &["host.reserve", "leaves nothing"]),
+            ("[intervals]\nbusy_ms = 5\n".into(), &["intervals.busy_ms", "allowed is 100"]),
+            ("[host\n".into(), &["bridge.toml", "line 1"]),
+        ] {
+            let error = error_of(&text);
+            for part in expected {
+                assert!(error.contains(part), "{part:?} is not in: {error}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_missing_file_is_named() {
+        let error = load(Path::new("/nowhere/bridge.toml")).unwrap_err();
+        assert_eq!(error.to_string(), "/nowhere/bridge.toml: cannot be read");
+    }
+}

@@ -1,0 +1,104 @@
+//! The bridge's configuration: `bridge.toml`, then the files of `conf.d` beside it in the order of their names.
+//!
+//! Files in, one checked [`Config`] out, or an [`Error`] that names the file, the key and what is allowed. A
+//! later file adds `[[vm]]` entries and overrides single keys of the other sections.
+
+mod bytes;
+mod file;
+
+pub(crate) use file::check_limits;
+
+pub use bytes::Bytes;
+
+use crate::plan::{Limits, Policy};
+use std::path::{Path, PathBuf};
+use vmtide_protocol::bridge::Intervals;
+
+/// Where the configuration is unless `--config` says otherwise.
+pub const DEFAULT_PATH: &str = "/etc/vmtide/bridge.toml";
+/// Where the control socket is unless the configuration says otherwise.
+pub const DEFAULT_CONTROL_SOCKET: &str = "/run/vmtide/control.sock";
+/// Shares of a VM that has none of its own.
+pub const DEFAULT_SHARES: u32 = 1000;
+/// The most shares a VM can have.
+pub const MAXIMUM_SHARES: u32 = 1_000_000;
+
+/// Why a configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The file or folder cannot be read.
+    #[error("{}: cannot be read", path.display())]
+    Read {
+        /// The file or folder.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Not TOML, an unknown key or a value of the wrong kind; the source has the line.
+    #[error("{}: {message}", path.display())]
+    Syntax {
+        /// The file.
+        path: PathBuf,
+        /// Line, column, key and what is allowed.
+        message: String,
+    },
+    /// A value that cannot be meant.
+    #[error("{}: {key}: {message}", path.display())]
+    Value {
+        /// The file.
+        path: PathBuf,
+        /// The key, with the VM's name where it belongs to one.
+        key: String,
+        /// What was found and what is allowed.
+        message: String,
+    },
+}
+
+/// A checked configuration.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// What the VMs may have together; `None`: MemTotal of the host.
+    pub capacity_bytes: Option<u64>,
+    /// What is never given out; `None`: [`crate::host`]'s default for the capacity.
+    pub reserve_bytes: Option<u64>,
+    /// The control API's socket.
+    pub control_socket: PathBuf,
+    /// How often agents report.
+    pub intervals: Intervals,
+    /// The planner's numbers.
+    pub policy: Policy,
+    /// The VMs, in the order they were written.
+    pub vms: Vec<VmConfig>,
+}
+
+/// One VM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VmConfig {
+    /// Its name on this host.
+    pub name: String,
+    /// What the operator set; the maximum is `u64::MAX` where the VM's own size is the limit.
+    pub limits: Limits,
+    /// QEMU's monitor socket.
+    pub qmp: PathBuf,
+    /// How its agent reaches the bridge.
+    pub address: Address,
+}
+
+/// How an agent reaches the bridge; it tells which VM that is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Address {
+    /// Kernel vsock: the guest's context id.
+    Cid(u32),
+    /// Hybrid vsock (vhost-user, Firecracker, Cloud Hypervisor): the bridge listens at this path + `_7670`.
+    Hybrid(PathBuf),
+}
+
+impl Config {
+    /// Reads `path` and `conf.d/*.toml` beside it.
+    ///
+    /// # Errors
+    /// [`Error`] for the first thing that is wrong, in the order in which the files are read.
+    pub fn load(path: &Path) -> Result<Self, Error> {
+        file::load(path)
+    }
+}

@@ -1,0 +1,141 @@
+//! The hypervisors: one trait, one folder or file each.
+//!
+//! A [`Machine`] is a live connection to one VM's hypervisor. [`driver`] owns it in a task of its own, so that a
+//! hypervisor that does not answer delays nobody else:
+//!
+//! ```text
+//!            connect            read, set_target, events
+//!  absent ----------> attached -------------------------+
+//!    ^  ^                |  ^                            |
+//!    |  |  process gone  |  +----------------------------+
+//!    |  +----------------+
+//!    |                   | no answer in time, connection lost, process alive
+//!    |   process gone    v
+//!    +-------------- unreachable: what the VM had counts on; connect again with back-off
+//! ```
+//!
+//! What the VM has is never assumed from what was asked: it is read back.
+
+pub mod driver;
+mod process;
+pub mod qemu;
+
+pub use process::Process;
+
+use std::future::Future;
+
+/// What a hypervisor says of a VM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MachineState {
+    /// The VM's memory with an empty balloon.
+    pub ram_bytes: u64,
+    /// What it has now.
+    pub allocation_bytes: u64,
+    /// Whether the guest executes.
+    pub running: bool,
+    /// In use as the balloon's statistics show it: allocation minus what the guest calls available. `None`
+    /// without a recent and possible statistic.
+    pub shown_use_bytes: Option<u64>,
+}
+
+/// What a hypervisor reports by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// The VM has this much now.
+    Allocation(u64),
+    /// Something else changed (stopped, resumed, reset, …): read the state.
+    Changed,
+}
+
+/// Why a hypervisor cannot be used now.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Nobody listens on the socket: there is no such VM now.
+    #[error("{path}: no VM listens there ({source})")]
+    Absent {
+        /// The monitor's socket.
+        path: String,
+        /// What the connect said.
+        source: std::io::Error,
+    },
+    /// The connection broke or could not be made.
+    #[error("{path}: {source}")]
+    Lost {
+        /// The monitor's socket.
+        path: String,
+        /// What happened.
+        source: std::io::Error,
+    },
+    /// It did not answer in time.
+    #[error("{path}: no answer to {command} within {timeout_ms} ms")]
+    Timeout {
+        /// The monitor's socket.
+        path: String,
+        /// What was asked.
+        command: &'static str,
+        /// How long it was waited for.
+        timeout_ms: u64,
+    },
+    /// It answered with an error.
+    #[error("{path}: {command} was refused: {message}")]
+    Refused {
+        /// The monitor's socket.
+        path: String,
+        /// What was asked.
+        command: &'static str,
+        /// The hypervisor's words.
+        message: String,
+    },
+    /// It answered something that cannot be understood.
+    #[error("{path}: the answer to {command} makes no sense: {message}")]
+    Senseless {
+        /// The monitor's socket.
+        path: String,
+        /// What was asked.
+        command: &'static str,
+        /// What is wrong with it.
+        message: String,
+    },
+}
+
+/// A live connection to one VM's hypervisor.
+///
+/// Every method returns within a bounded time. After an error the connection is of no use, but for
+/// [`Error::Refused`].
+pub trait Machine: Send + Sized + 'static {
+    /// Where a machine is found.
+    type Address: Clone + Send + Sync + 'static;
+
+    /// Connects.
+    ///
+    /// # Errors
+    /// [`Error::Absent`] where there is no VM, any other for a VM that cannot be talked to.
+    fn connect(address: &Self::Address) -> impl Future<Output = Result<Self, Error>> + Send;
+
+    /// Reads the state of the VM.
+    ///
+    /// # Errors
+    /// Any [`Error`].
+    fn read(&mut self) -> impl Future<Output = Result<MachineState, Error>> + Send;
+
+    /// Reads only what the VM has now: what is asked often while memory moves.
+    ///
+    /// # Errors
+    /// Any [`Error`].
+    fn allocation_bytes(&mut self) -> impl Future<Output = Result<u64, Error>> + Send;
+
+    /// Asks for an allocation of `target_bytes`; it is reached, or not, later.
+    ///
+    /// # Errors
+    /// Any [`Error`].
+    fn set_target(&mut self, target_bytes: u64) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// Waits for the hypervisor to report something. Cancel safe: nothing is lost when the future is dropped.
+    ///
+    /// # Errors
+    /// [`Error::Lost`] when the connection ends.
+    fn notice(&mut self) -> impl Future<Output = Result<Notice, Error>> + Send;
+
+    /// The process behind the connection, where the kernel tells.
+    fn process(&self) -> Option<Process>;
+}

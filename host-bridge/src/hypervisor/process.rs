@@ -1,0 +1,44 @@
+//! The process that holds a VM's memory.
+
+/// A process, told apart from a later one that has the same pid.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Process {
+    pid: i32,
+    /// Clock ticks since boot.
+    started: u64,
+}
+
+impl Process {
+    /// The live process with this pid.
+    pub fn find(pid: i32) -> Option<Self> {
+        let stat = procfs::process::Process::new(pid).ok()?.stat().ok()?;
+        // A zombie holds no memory.
+        (!matches!(stat.state, 'Z' | 'X')).then_some(Self { pid, started: stat.starttime })
+    }
+
+    /// Whether it still exists, and with it the memory it holds.
+    pub fn is_alive(self) -> bool {
+        Self::find(self.pid) == Some(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::{Command, Stdio};
+
+    #[test]
+    fn a_process_is_alive_until_it_is_not() {
+        let mut child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+        let process = Process::find(i32::try_from(child.id()).unwrap()).unwrap();
+        assert!(process.is_alive());
+        assert!(!Process { started: process.started + 1, ..process }.is_alive(), "another one with its pid");
+        child.kill().unwrap();
+        // Not reaped yet: a zombie.
+        while process.is_alive() {
+            std::thread::yield_now();
+        }
+        child.wait().unwrap();
+        assert!(!process.is_alive());
+    }
+}

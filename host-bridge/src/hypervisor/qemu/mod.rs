@@ -1,0 +1,114 @@
+//! QEMU through its monitor: balloon target, what the guest has, the balloon's statistics.
+
+pub mod qmp;
+mod statistics;
+
+use super::{Error, Machine, MachineState, Notice, Process};
+use qmp::Qmp;
+use serde_json::{Value, json};
+use std::path::PathBuf;
+
+/// How often QEMU asks the guest's balloon driver for statistics. Slow: they serve VMs without an agent only.
+const STATISTICS_INTERVAL_S: u64 = 10;
+
+/// A connection to one QEMU.
+#[derive(Debug)]
+pub struct Qemu {
+    qmp: Qmp,
+    /// QOM path of the balloon device, where it could be found: without it there are no statistics.
+    balloon: Option<String>,
+    process: Option<Process>,
+    statistics: statistics::Reader,
+}
+
+impl Machine for Qemu {
+    type Address = PathBuf;
+
+    async fn connect(path: &PathBuf) -> Result<Self, Error> {
+        let mut qmp = Qmp::connect(path).await?;
+        let process = qmp.peer_pid().and_then(Process::find);
+        let balloon = find_balloon(&mut qmp).await?;
+        if let Some(path) = &balloon {
+            let interval =
+                json!({ "path": path, "property": "guest-stats-polling-interval", "value": STATISTICS_INTERVAL_S });
+            accept_refusal(qmp.execute("qom-set", interval).await)?;
+        }
+        Ok(Self { qmp, balloon, process, statistics: statistics::Reader::default() })
+    }
+
+    async fn read(&mut self) -> Result<MachineState, Error> {
+        let command = "query-memory-size-summary";
+        let size = self.qmp.execute(command, json!({})).await?;
+        let plugged = size.get("plugged-memory").and_then(Value::as_u64).unwrap_or(0);
+        let base = size.get("base-memory").and_then(Value::as_u64);
+        let base = base.ok_or_else(|| self.qmp.senseless(command, "no base-memory".to_owned()))?;
+        let ram_bytes = base.saturating_add(plugged);
+
+        let command = "query-status";
+        let status = self.qmp.execute(command, json!({})).await?;
+        let running = status.get("running").and_then(Value::as_bool);
+        let running = running.ok_or_else(|| self.qmp.senseless(command, "no running".to_owned()))?;
+
+        let allocation_bytes = self.allocation_bytes().await?;
+        if allocation_bytes > ram_bytes {
+            let message = format!("{allocation_bytes} bytes in a VM of {ram_bytes}");
+            return Err(self.qmp.senseless("query-balloon", message));
+        }
+
+        let shown_use_bytes = match &self.balloon {
+            None => None,
+            Some(path) => {
+                let property = json!({ "path": path, "property": "guest-stats" });
+                let shown = accept_refusal(self.qmp.execute("qom-get", property).await)?;
+                shown.and_then(|shown| self.statistics.use_bytes(&shown, allocation_bytes))
+            }
+        };
+        Ok(MachineState { ram_bytes, allocation_bytes, running, shown_use_bytes })
+    }
+
+    async fn allocation_bytes(&mut self) -> Result<u64, Error> {
+        let command = "query-balloon";
+        let balloon = self.qmp.execute(command, json!({})).await?;
+        let actual = balloon.get("actual").and_then(Value::as_u64);
+        actual.ok_or_else(|| self.qmp.senseless(command, "no actual".to_owned()))
+    }
+
+    async fn set_target(&mut self, target_bytes: u64) -> Result<(), Error> {
+        self.qmp.execute("balloon", json!({ "value": target_bytes })).await.map(drop)
+    }
+
+    async fn notice(&mut self) -> Result<Notice, Error> {
+        let event = self.qmp.event().await?;
+        Ok(match (event.name.as_str(), event.data.get("actual").and_then(Value::as_u64)) {
+            ("BALLOON_CHANGE", Some(actual)) => Notice::Allocation(actual),
+            _ => Notice::Changed,
+        })
+    }
+
+    fn process(&self) -> Option<Process> {
+        self.process
+    }
+}
+
+/// The QOM path of the balloon: with an id below `peripheral`, without one below `peripheral-anon`.
+async fn find_balloon(qmp: &mut Qmp) -> Result<Option<String>, Error> {
+    for folder in ["/machine/peripheral", "/machine/peripheral-anon"] {
+        let list = accept_refusal(qmp.execute("qom-list", json!({ "path": folder })).await)?;
+        for child in list.as_ref().and_then(Value::as_array).into_iter().flatten() {
+            let field = |name| child.get(name).and_then(Value::as_str).unwrap_or_default();
+            if field("type").starts_with("child<virtio-balloon") {
+                return Ok(Some(format!("{folder}/{}", field("name"))));
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// Statistics are a help, not a condition: a refusal means that there are none.
+fn accept_refusal(answer: Result<Value, Error>) -> Result<Option<Value>, Error> {
+    match answer {
+        Ok(value) => Ok(Some(value)),
+        Err(Error::Refused { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}

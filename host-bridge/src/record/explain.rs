@@ -1,0 +1,83 @@
+//! Decisions and standings in sentences with figures.
+
+use super::{Decision, Outcome};
+use crate::config::Bytes;
+use crate::plan::{Demand, Pace, Rule, Urgency, Verdict};
+
+/// A decision in one paragraph: what was asked, what was seen, which rule, what came of it.
+pub fn sentence(decision: &Decision) -> String {
+    let Decision { step, demand, wanted_bytes, entitled_bytes, outcome, .. } = decision;
+    let direction = if step.to_bytes > step.from_bytes { "Grow" } else { "Shrink" };
+    let pace = match step.pace {
+        Pace::Urgent => "at once",
+        Pace::Calm => "calmly",
+        Pace::GiveBack => "for relief",
+    };
+    let (from, to) = (Bytes(step.from_bytes), Bytes(step.to_bytes));
+    let saw = saw(demand);
+    let why = why(&decision.rule, *wanted_bytes, *entitled_bytes);
+    let came = match outcome {
+        Outcome::Moving => "Under way.".to_owned(),
+        Outcome::Confirmed { after_ms } => format!("Confirmed after {after_ms} ms."),
+        Outcome::Superseded { reached_bytes } => {
+            format!("A later decision took its place when {} were reached.", Bytes(*reached_bytes))
+        }
+        Outcome::Refused { message } => format!("The hypervisor refused: {message}."),
+        Outcome::Lost { reached_bytes } => format!("The VM went away at {}.", Bytes(*reached_bytes)),
+    };
+    format!("{direction} {pace} from {from} to {to}. {saw} {why} {came}")
+}
+
+/// Why a VM stands where it does now, decision or not.
+pub fn standing(demand: &Demand, verdict: &Verdict) -> String {
+    format!("{} {}", saw(demand), why(&verdict.rule, verdict.wanted_bytes, verdict.entitled_bytes))
+}
+
+fn saw(demand: &Demand) -> String {
+    let shown = |bytes: &Option<u64>| match bytes {
+        Some(bytes) => format!("its balloon shows {} in use", Bytes(*bytes)),
+        None => "its balloon shows nothing".to_owned(),
+    };
+    match demand {
+        Demand::Fresh(demand) => {
+            let urgency = match demand.urgency {
+                Urgency::Idle => "idle",
+                Urgency::Normal => "at ease",
+                Urgency::Pressed => "pressed",
+                Urgency::Critical => "in a critical state",
+            };
+            let (need, floor) = (Bytes(demand.need_bytes), Bytes(demand.floor_bytes));
+            format!("The guest is {urgency}, needs {need} and says {floor} is safe.")
+        }
+        Demand::Stale { floor_bytes, shown_use_bytes } => {
+            format!("The last report expired (its floor: {}); {}.", Bytes(*floor_bytes), shown(shown_use_bytes))
+        }
+        Demand::Unknown { shown_use_bytes } => format!("No report so far; {}.", shown(shown_use_bytes)),
+    }
+}
+
+/// The rule in a sentence; also used where it led to no step.
+fn why(rule: &Rule, wanted_bytes: u64, entitled_bytes: u64) -> String {
+    let (wanted, entitled) = (Bytes(wanted_bytes), Bytes(entitled_bytes));
+    match rule {
+        Rule::Satisfied => format!("It has the {wanted} that this makes with headroom, within the dead band."),
+        Rule::Grant => format!("With headroom that makes {wanted}, and there is room for it."),
+        Rule::SpikeGrant => format!("With headroom that makes {wanted}; the spike pool gives at once."),
+        Rule::ReturnSurplus => format!("With headroom that makes {wanted}; the rest refills the spike pool."),
+        Rule::Revoke => format!("Others are short of their shares; its own entitle it to {entitled}."),
+        Rule::EmergencyRevoke => format!("The host is in trouble: all shrink to what fits, for it {entitled}."),
+        Rule::ShortByShares { short_bytes } => {
+            format!("It wants {wanted}; its shares entitle it to {entitled}, {} short.", Bytes(*short_bytes))
+        }
+        Rule::AwaitBytes { short_bytes } => {
+            format!("It wants {wanted}; {} come once others have given them up.", Bytes(*short_bytes))
+        }
+        Rule::DirectionBlocked { .. } => format!("It wants {wanted}, but it just moved the other way; wait."),
+        Rule::StalledBalloon => "Its balloon inflates too slowly: some is given back.".to_owned(),
+        Rule::StalledRest { .. } => "Its balloon stalled a moment ago: left alone for now.".to_owned(),
+        Rule::NotYet => "Not shrunk before the guest has reported.".to_owned(),
+        Rule::Stale => "Not shrunk below its last floor before the guest reports again.".to_owned(),
+        Rule::Unreachable => "Its hypervisor does not answer: what it has counts, nothing is asked.".to_owned(),
+        Rule::Paused => "Paused by the operator: what it has counts, nothing is asked.".to_owned(),
+    }
+}

@@ -1,0 +1,228 @@
+//! The QEMU client and its driver against a monitor that misbehaves on purpose. The monitor here is a fake: it
+//! stands for what a healthy QEMU does not do on demand. The lab runs the same code against real ones.
+
+#![allow(clippy::unwrap_used, reason = "a test stops at its first surprise")]
+
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+use vmtide_bridge::hypervisor::driver::{Driver, Sighting};
+use vmtide_bridge::hypervisor::qemu::Qemu;
+use vmtide_bridge::hypervisor::qemu::qmp::Qmp;
+use vmtide_bridge::hypervisor::{Error, Machine, MachineState};
+
+const MIB: u64 = 1 << 20;
+const RAM: u64 = 768 * MIB;
+
+/// What the fake does next.
+#[derive(Clone, Default)]
+struct Manner {
+    /// What the VM has.
+    actual: u64,
+    /// Answers nothing.
+    mute: bool,
+    /// Sends an event that nobody knows before each answer.
+    chatty: bool,
+    /// Refuses to move the balloon.
+    refuses: bool,
+    /// The guest gives no more than down to here.
+    sticks_at: Option<u64>,
+    targets: Vec<u64>,
+}
+
+#[derive(Clone)]
+struct FakeQemu {
+    path: PathBuf,
+    manner: Arc<Mutex<Manner>>,
+}
+
+impl FakeQemu {
+    fn start(folder: &Path) -> Self {
+        let manner = Manner { actual: RAM, ..Manner::default() };
+        let fake = Self { path: folder.join("qmp.sock"), manner: Arc::new(Mutex::new(manner)) };
+        let listener = UnixListener::bind(&fake.path).unwrap();
+        let served = fake.clone();
+        tokio::spawn(async move {
+            // One client at a time, as a real monitor.
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                let _ = served.clone().serve(stream).await;
+            }
+        });
+        fake
+    }
+
+    fn with<T>(&self, change: impl FnOnce(&mut Manner) -> T) -> T {
+        change(&mut self.manner.lock().unwrap())
+    }
+
+    async fn serve(self, stream: UnixStream) -> std::io::Result<()> {
+        let (reader, mut writer) = stream.into_split();
+        if !self.with(|manner| manner.mute) {
+            writer.write_all(b"{\"QMP\": {\"version\": {}, \"capabilities\": [\"oob\"]}}\r\n").await?;
+        }
+        let mut lines = BufReader::new(reader).lines();
+        while let Some(line) = lines.next_line().await? {
+            let request: Value = serde_json::from_str(&line)?;
+            if self.with(|manner| manner.mute) {
+                continue;
+            }
+            if self.with(|manner| manner.chatty) {
+                writer.write_all(b"{\"event\": \"FROM_A_NEWER_QEMU\", \"data\": [1]}\r\n").await?;
+            }
+            let mut answer = self.with(|manner| answer(manner, &request));
+            answer["id"] = request["id"].clone();
+            let text = format!("{answer}\r\n");
+            // In two writes, as a socket may deliver it.
+            let (first, second) = text.split_at(text.len() / 2);
+            writer.write_all(first.as_bytes()).await?;
+            writer.flush().await?;
+            writer.write_all(second.as_bytes()).await?;
+        }
+        Ok(())
+    }
+}
+
+fn answer(manner: &mut Manner, request: &Value) -> Value {
+    let returned = match request["execute"].as_str().unwrap() {
+        "query-memory-size-summary" => json!({ "base-memory": RAM, "plugged-memory": 0 }),
+        "query-status" => json!({ "running": true, "status": "running" }),
+        "query-balloon" => json!({ "actual": manner.actual }),
+        "qom-list" => json!([{ "name": "b0", "type": "child<virtio-balloon-pci>" }]),
+        "qom-get" => json!({ "last-update": 0, "stats": {} }),
+        "balloon" if manner.refuses => return json!({ "error": { "class": "GenericError", "desc": "no such luck" } }),
+        "balloon" => {
+            let value = request["arguments"]["value"].as_u64().unwrap();
+            manner.targets.push(value);
+            manner.actual = manner.sticks_at.map_or(value, |at| value.max(at));
+            json!({})
+        }
+        _ => json!({}),
+    };
+    json!({ "return": returned })
+}
+
+type Sightings = mpsc::Receiver<(usize, Sighting)>;
+
+fn drive(path: &Path) -> (Driver, Sightings) {
+    let (sender, sightings) = mpsc::channel(16);
+    (Driver::start::<Qemu>(0, path.to_owned(), sender), sightings)
+}
+
+async fn next(sightings: &mut Sightings) -> Sighting {
+    timeout(Duration::from_secs(15), sightings.recv()).await.unwrap().unwrap().1
+}
+
+async fn until(sightings: &mut Sightings, wanted: impl Fn(&Sighting) -> bool) -> Sighting {
+    loop {
+        let sighting = next(sightings).await;
+        if wanted(&sighting) {
+            return sighting;
+        }
+    }
+}
+
+fn has(sighting: &Sighting, bytes: u64) -> bool {
+    matches!(sighting, Sighting::Attached(state) | Sighting::State(state) if state.allocation_bytes == bytes)
+}
+
+#[tokio::test]
+async fn reads_what_the_vm_has_in_spite_of_unknown_events() {
+    let folder = tempfile::tempdir().unwrap();
+    let fake = FakeQemu::start(folder.path());
+    fake.with(|manner| manner.chatty = true);
+    let mut qemu = Qemu::connect(&fake.path).await.unwrap();
+    qemu.set_target(512 * MIB).await.unwrap();
+    let seen = qemu.read().await.unwrap();
+    assert_eq!(
+        seen,
+        MachineState { ram_bytes: RAM, allocation_bytes: 512 * MIB, running: true, shown_use_bytes: None }
+    );
+}
+
+#[tokio::test]
+async fn tells_absent_from_mute_from_senseless() {
+    let folder = tempfile::tempdir().unwrap();
+    let missing = folder.path().join("missing.sock");
+    assert!(matches!(Qmp::connect(&missing).await, Err(Error::Absent { .. })));
+
+    let fake = FakeQemu::start(folder.path());
+    fake.with(|manner| manner.mute = true);
+    let error = Qmp::connect(&fake.path).await.unwrap_err();
+    assert!(error.to_string().ends_with("no answer to the greeting within 2000 ms"), "{error}");
+
+    let other = folder.path().join("other.sock");
+    let listener = UnixListener::bind(&other).unwrap();
+    tokio::spawn(async move {
+        for words in ["HTTP/1.1 400 Bad Request\r\n", "{\"hello\": 1}\n"] {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            stream.write_all(words.as_bytes()).await.unwrap();
+        }
+        let (mut stream, _) = listener.accept().await.unwrap();
+        // A line without end: refused long before memory is.
+        while stream.write_all(&vec![b'x'; 65536]).await.is_ok() {}
+    });
+    assert!(matches!(Qmp::connect(&other).await, Err(Error::Lost { .. })));
+    assert!(matches!(Qmp::connect(&other).await, Err(Error::Senseless { .. })));
+    assert!(matches!(Qmp::connect(&other).await, Err(Error::Lost { .. })));
+}
+
+#[tokio::test]
+async fn a_target_is_confirmed_by_what_is_read_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let fake = FakeQemu::start(folder.path());
+    let (driver, mut sightings) = drive(&fake.path);
+    assert!(has(&next(&mut sightings).await, RAM));
+
+    fake.with(|manner| manner.sticks_at = Some(700 * MIB));
+    driver.set_target(512 * MIB);
+    assert!(has(&next(&mut sightings).await, 700 * MIB), "as far as it came, not as far as it was asked");
+    fake.with(|manner| manner.actual = 512 * MIB);
+    until(&mut sightings, |sighting| has(sighting, 512 * MIB)).await;
+}
+
+#[tokio::test]
+async fn a_refusal_keeps_the_connection() {
+    let folder = tempfile::tempdir().unwrap();
+    let fake = FakeQemu::start(folder.path());
+    let (driver, mut sightings) = drive(&fake.path);
+    next(&mut sightings).await;
+    fake.with(|manner| manner.refuses = true);
+    driver.set_target(512 * MIB);
+    assert!(
+        matches!(next(&mut sightings).await, Sighting::Refused(error) if error.to_string().contains("no such luck"))
+    );
+    fake.with(|manner| manner.refuses = false);
+    driver.set_target(500 * MIB);
+    until(&mut sightings, |sighting| has(sighting, 500 * MIB)).await;
+}
+
+#[tokio::test]
+async fn after_silence_the_vm_is_unreachable_then_attached_with_nothing_assumed() {
+    let folder = tempfile::tempdir().unwrap();
+    let fake = FakeQemu::start(folder.path());
+    let (driver, mut sightings) = drive(&fake.path);
+    next(&mut sightings).await;
+    fake.with(|manner| manner.mute = true);
+    driver.set_target(600 * MIB);
+    until(&mut sightings, |sighting| matches!(sighting, Sighting::Unreachable(_))).await;
+    // What is asked of a VM that does not answer is not carried out later, when nobody wants it any more.
+    driver.set_target(128 * MIB);
+    fake.with(|manner| manner.mute = false);
+    until(&mut sightings, |sighting| matches!(sighting, Sighting::Attached(_))).await;
+    assert!(fake.with(|manner| manner.targets.is_empty()));
+}
+
+#[tokio::test]
+async fn a_monitor_without_socket_is_absent_and_found_when_it_comes() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_driver, mut sightings) = drive(&folder.path().join("qmp.sock"));
+    assert!(matches!(next(&mut sightings).await, Sighting::Absent(_)));
+    let _fake = FakeQemu::start(folder.path());
+    until(&mut sightings, |sighting| matches!(sighting, Sighting::Attached(_))).await;
+}
