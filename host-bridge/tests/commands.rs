@@ -1,0 +1,226 @@
+//! The daemon and the operator's command as processes: what they print, how they exit, what they leave behind.
+
+#![allow(clippy::unwrap_used, reason = "a test stops at its first surprise")]
+
+use serde_json::{Value, json};
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// A host with one VM, `a`, whose QEMU is not there and whose agent may come.
+struct Host {
+    folder: TempDir,
+}
+
+impl Host {
+    fn new(extra: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name).display().to_string();
+        let config = format!(
+            "[host]\ncapacity = '1GiB'\nreserve = '64MiB'\n[control]\nsocket = '{}'\n\
+             [[vm]]\nname = 'a'\nminimum = '128MiB'\nmaximum = '512MiB'\nqmp = '{}'\nvsock = '{}'\n{extra}",
+            path("control.sock"),
+            path("a.qmp"),
+            path("a.vsock")
+        );
+        std::fs::write(folder.path().join("bridge.toml"), config).unwrap();
+        Self { folder }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn bridge(&self, verb: &str) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_vmtide-bridge"));
+        command.args([verb, "--config"]).arg(self.path("bridge.toml")).stderr(Stdio::piped());
+        command
+    }
+
+    /// A running bridge that answers.
+    fn start(&self) -> Bridge {
+        let bridge = Bridge(self.bridge("run").stderr(Stdio::null()).spawn().unwrap());
+        let patience = Instant::now() + Duration::from_secs(20);
+        while !self.vmtide(&["status"]).status.success() {
+            assert!(Instant::now() < patience, "the bridge does not answer");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        bridge
+    }
+
+    fn vmtide(&self, arguments: &[&str]) -> Output {
+        Command::new(env!("CARGO_BIN_EXE_vmtide"))
+            .arg("--socket")
+            .arg(self.path("control.sock"))
+            .args(arguments)
+            .output()
+            .unwrap()
+    }
+
+    fn json(&self, arguments: &[&str]) -> Value {
+        let output = self.vmtide(&[arguments, &["--json"]].concat());
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+}
+
+/// Ended when the test ends, however it ends.
+struct Bridge(Child);
+
+impl Bridge {
+    fn terminate(mut self) -> bool {
+        let pid = self.0.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+        self.0.wait().unwrap().success()
+    }
+}
+
+impl Drop for Bridge {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[test]
+fn a_configuration_that_cannot_be_used_exits_with_2_before_anything_is_touched() {
+    let host = Host::new("colour = 'blue'\n");
+    for verb in ["check", "run"] {
+        let output = host.bridge(verb).output().unwrap();
+        let error = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{error}");
+        assert!(error.contains("bridge.toml") && error.contains("colour") && error.contains("`minimum`"), "{error}");
+    }
+    assert!(!host.path("control.sock").exists() && !host.path("a.vsock_7670").exists());
+    assert_eq!(host.bridge("dance").output().unwrap().status.code(), Some(2));
+}
+
+#[test]
+fn a_vm_without_its_qemu_is_unreachable_and_everything_else_works() {
+    let host = Host::new("");
+    let bridge = host.start();
+    let vms = host.json(&["list"]);
+    assert_eq!((&vms[0]["name"], &vms[0]["state"]), (&json!("a"), &json!("unreachable")));
+    assert!(text(&host.vmtide(&["list"]).stdout).contains("unreachable"));
+    assert!(text(&host.vmtide(&["explain", "a"]).stdout).contains("no VM listens there"));
+    assert_eq!(host.json(&["status"])["committed_bytes"], 0);
+
+    let mode = host.path("control.sock").metadata().unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    assert!(bridge.terminate(), "a clean stop");
+    assert!(!host.path("control.sock").exists() && !host.path("a.vsock_7670").exists(), "nothing left behind");
+}
+
+#[test]
+fn a_second_bridge_is_refused_and_does_not_harm_the_first() {
+    let host = Host::new("");
+    let _bridge = host.start();
+    let output = host.bridge("run").output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("another vmtide-bridge serves this socket"), "{}", text(&output.stderr));
+    assert!(host.vmtide(&["status"]).status.success());
+}
+
+#[test]
+fn a_killed_bridge_leaves_sockets_that_the_next_one_replaces() {
+    let host = Host::new("");
+    drop(host.start());
+    assert!(host.path("control.sock").exists(), "SIGKILL leaves it");
+    host.start();
+}
+
+#[test]
+fn limits_are_set_and_impossible_ones_refused() {
+    let host = Host::new("");
+    let _bridge = host.start();
+    let said = text(&host.vmtide(&["set", "a", "shares=2000", "minimum=256MiB"]).stdout);
+    assert_eq!(said, "a: 256 MiB to 512 MiB, 2000 shares, until the bridge restarts\n");
+    for (arguments, code, part) in [
+        (&["set", "a", "minimum=1GiB"][..], 1, "maximum: 512 MiB is less than the minimum of 1024 MiB"),
+        (&["set", "b", "shares=1"], 1, "there is no VM \"b\"; there are: a"),
+        (&["set", "a", "shares=0"], 1, "allowed is 1 to 1000000"),
+        (&["set", "a", "colour=blue"], 2, "allowed are minimum, maximum and shares"),
+        (&["set", "a", "minimum=7 apples"], 2, "allowed is a number with B, KiB"),
+        (&["set", "a"], 2, "KEY=VALUE"),
+        (&["explain", "../x y"], 1, "there is no VM"),
+    ] {
+        let output = host.vmtide(arguments);
+        let error = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {error}");
+        assert!(error.contains(part), "{arguments:?}: {error}");
+    }
+    assert_eq!(host.json(&["list"])[0]["minimum_bytes"], 256 << 20, "refusals changed nothing");
+}
+
+#[test]
+fn pausing_is_seen_and_ended() {
+    let host = Host::new("");
+    let _bridge = host.start();
+    assert!(host.vmtide(&["pause"]).status.success());
+    assert_eq!(host.json(&["status"])["paused"], true);
+    assert!(host.vmtide(&["resume"]).status.success());
+    assert!(host.vmtide(&["pause", "a"]).status.success());
+    assert_eq!(host.json(&["list"])[0]["paused"], true);
+    let events = text(&host.vmtide(&["events"]).stdout);
+    assert!(events.contains("an operator paused all planning") && events.contains("an operator paused its planning"));
+}
+
+#[test]
+fn without_a_bridge_the_command_says_so_and_exits_with_1() {
+    let host = Host::new("");
+    let output = host.vmtide(&["status"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("control.sock: no vmtide-bridge answers there"));
+}
+
+#[test]
+fn a_reader_that_hangs_up_is_no_failure() {
+    let host = Host::new("");
+    let _bridge = host.start();
+    let mut vmtide = Command::new(env!("CARGO_BIN_EXE_vmtide"))
+        .args(["events", "--follow", "--socket"])
+        .arg(host.path("control.sock"))
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut first = String::new();
+    BufReader::new(vmtide.stdout.take().unwrap()).read_line(&mut first).unwrap();
+    assert!(first.contains("unreachable"), "{first}");
+    // Its next line finds nobody who reads.
+    assert!(host.vmtide(&["pause"]).status.success());
+    assert!(vmtide.wait().unwrap().success());
+}
+
+#[test]
+fn a_guest_is_heard_through_its_own_socket_and_shown() {
+    let host = Host::new("");
+    let _bridge = host.start();
+    let mut guest = UnixStream::connect(host.path("a.vsock_7670")).unwrap();
+    let hello = json!({ "kind": "hello", "protocol": { "min": 1, "max": 1 }, "agent": "t", "kernel": "6.12",
+        "boot_id": "b", "capabilities": [] });
+    let report = json!({ "kind": "report", "sequence": 1, "demand": { "cpu": "not_yet", "io": "not_yet", "memory": {
+        "known": { "need_bytes": u64::MAX, "floor_bytes": -1, "urgency": "critical", "reason": "stalled",
+        "waiting_ms": 3, "signals": {} } } } });
+    writeln!(guest, "{hello}\n{report}").unwrap();
+    let mut welcome = String::new();
+    BufReader::new(guest.try_clone().unwrap()).read_line(&mut welcome).unwrap();
+    assert!(welcome.contains("\"kind\":\"welcome\"") && welcome.contains("\"vm\":\"a\""), "{welcome}");
+    let patience = Instant::now() + Duration::from_secs(10);
+    let agent = loop {
+        let agent = host.json(&["list"])[0]["agent"].clone();
+        if agent["tally"]["reports"] == 1 {
+            break agent;
+        }
+        assert!(Instant::now() < patience, "{agent}");
+    };
+    assert_eq!(agent["demand"]["memory"]["need_bytes"], 512 << 20, "held to the maximum");
+    assert_eq!(agent["tally"]["clamps"], json!({ "count": 2, "last_field": "floor_bytes" }));
+}
