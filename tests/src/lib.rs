@@ -18,10 +18,17 @@
 //! - [`vm`]: one QEMU with its vsock device. In: a [`VmConfig`]. Out: a [`Vm`] that runs commands and is sampled.
 //! - [`guest`]: the program inside the guest that carries out those commands.
 //! - [`load`]: the workload inside the guest (`vmtide-load`).
+//! - [`fleet`]: several VMs on one budget, with the real bridge and agents.
+//! - [`demo`], [`picture`], [`footprint`], [`suite`]: the commands of `cargo lab`.
 
+pub mod demo;
+pub mod fleet;
+pub mod footprint;
 pub mod guest;
 pub mod load;
+pub mod picture;
 pub mod prepare;
+pub mod suite;
 pub mod vm;
 
 pub use prepare::{Kernel, Lab};

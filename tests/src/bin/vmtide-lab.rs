@@ -1,2 +1,124 @@
-//! The lab's command line.
-fn main() {}
+//! `cargo lab`: the demo, the scenarios and the whole check.
+
+use std::{fs, path::PathBuf, process::ExitCode};
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand, ValueEnum};
+use serde::Serialize;
+use tokio::signal::unix::{SignalKind, signal};
+use vmtide_lab::{Kernel, Lab, demo, footprint, picture, suite};
+
+/// Boots real microVMs and lets vmtide work on them
+#[derive(Debug, Parser)]
+#[command(name = "cargo lab", version)]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run every check: formatting, lints, documentation, tests, real VMs
+    Test,
+    /// Show memory moving between VMs that take turns in being busy
+    Demo {
+        /// Number of VMs
+        #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=26))]
+        vms: u8,
+        /// How long the loads run
+        #[arg(long, default_value_t = 120, value_parser = clap::value_parser!(u64).range(20..))]
+        seconds: u64,
+        /// Write what was measured
+        #[arg(long)]
+        json: Option<PathBuf>,
+        /// What the guests boot
+        #[arg(long, default_value = "6.12")]
+        kernel: Kernel,
+    },
+    /// Draw a demo's allocations over time
+    Picture {
+        /// What `demo --json` wrote
+        report: PathBuf,
+        /// The SVG
+        #[arg(long)]
+        out: PathBuf,
+    },
+    /// Measure one thing
+    Scenario {
+        /// What to measure
+        scenario: Scenario,
+        /// Write the figures
+        #[arg(long)]
+        json: Option<PathBuf>,
+        /// What the guest boots
+        #[arg(long, default_value = "6.12")]
+        kernel: Kernel,
+    },
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Scenario {
+    /// What a quiet agent costs its guest in a minute
+    Footprint,
+}
+
+fn main() -> ExitCode {
+    match dispatch(Args::parse().command) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("lab: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(command: Command) -> Result<ExitCode> {
+    match command {
+        Command::Test => Ok(success_if(suite::run()?.failed == 0)),
+        Command::Demo { vms, seconds, json, kernel } => {
+            let lab = Lab::ready()?;
+            let report = until_interrupted(demo::run(lab, demo::Settings { vms, seconds, kernel }))?;
+            println!("\n{report}");
+            write_json(json, &report)?;
+            Ok(success_if(report.kept_its_promises()))
+        }
+        Command::Picture { report, out } => {
+            let text = fs::read(&report).with_context(|| format!("{}: cannot read", report.display()))?;
+            let report =
+                serde_json::from_slice(&text).with_context(|| format!("{}: no demo report", report.display()))?;
+            fs::write(&out, picture::draw(&report)?).with_context(|| format!("{}: cannot write", out.display()))?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Scenario { scenario: Scenario::Footprint, json, kernel } => {
+            let lab = Lab::ready()?;
+            let footprint = until_interrupted(footprint::measure(lab, kernel))?;
+            println!("{}", serde_json::to_string(&footprint)?);
+            write_json(json, &footprint)?;
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+/// Runs to the end or to SIGINT or SIGTERM; either way everything the future owns is dropped, and with it all VMs.
+/// One thread only: the VMs live as long as the thread that started them.
+fn until_interrupted<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let mut terminate = signal(SignalKind::terminate())?;
+        tokio::select! {
+            result = work => result,
+            _ = tokio::signal::ctrl_c() => anyhow::bail!("interrupted; all VMs have been ended"),
+            _ = terminate.recv() => anyhow::bail!("terminated; all VMs have been ended"),
+        }
+    })
+}
+
+fn write_json(path: Option<PathBuf>, value: &impl Serialize) -> Result<()> {
+    let Some(path) = path else { return Ok(()) };
+    let text = serde_json::to_string_pretty(value)? + "\n";
+    fs::write(&path, text).with_context(|| format!("{}: cannot write", path.display()))
+}
+
+fn success_if(good: bool) -> ExitCode {
+    if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}

@@ -12,7 +12,7 @@ mod working_set;
 use std::{
     fs,
     io::{self, Write},
-    path::Path,
+    path::{Path, PathBuf},
     thread,
     time::{Duration, Instant},
 };
@@ -53,7 +53,7 @@ pub struct Settings {
     /// What to do, in order.
     pub phases: Vec<Phase>,
     /// The block device of the file working sets.
-    pub device: std::path::PathBuf,
+    pub device: PathBuf,
     /// Seed of the page choice.
     pub seed: u64,
     /// Pause after each operation, so that several guests fit on a small machine.
@@ -88,9 +88,11 @@ pub fn run(settings: &Settings, out: &mut impl Write) -> io::Result<()> {
         out.flush()
     };
 
+    let needs_device = settings.phases.iter().any(|phase| phase.file_bytes > 0);
+    let device = needs_device.then(|| fs::File::open(&settings.device)).transpose()?;
     for phase in &settings.phases {
         // Made anew for each phase: the last one's anonymous memory goes back to the guest here.
-        let mut set = WorkingSet::new(phase, &settings.device)?;
+        let mut set = WorkingSet::new(phase, device.as_ref());
         let phase_started = Instant::now();
         let mut next_report = Duration::ZERO;
         while phase_started.elapsed() < phase.duration {

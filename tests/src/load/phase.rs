@@ -31,7 +31,8 @@ pub fn parse_phases(text: &str) -> Result<Vec<Phase>, String> {
 }
 
 fn parse_phase(text: &str) -> Result<Phase, String> {
-    let wrong = |why: &str| format!("`{text}`: {why}; a phase is idle:30s, anon=400M:40s, file=200M:30s or anon=1M+file=2M:5s");
+    let wrong =
+        |why: &str| format!("`{text}`: {why}; a phase is idle:30s, anon=400M:40s, file=200M:30s or anon=1M+file=2M:5s");
     let (work, duration) = text.split_once(':').ok_or_else(|| wrong("no duration"))?;
     let duration = parse_duration(duration).ok_or_else(|| wrong("the duration is a number with s or ms"))?;
     let mut phase = Phase { text: text.to_owned(), anon_bytes: 0, file_bytes: 0, duration };

@@ -1,6 +1,6 @@
 //! The memory a phase works on.
 
-use std::{fs::File, io, os::unix::fs::FileExt, path::Path};
+use std::{fs::File, io, os::unix::fs::FileExt};
 
 use super::Phase;
 
@@ -10,21 +10,23 @@ const PAGE: usize = 4096;
 const CHUNK: usize = 64 << 20;
 
 /// Anonymous pages that grow, and a range of a block device.
-pub(super) struct WorkingSet {
+pub(super) struct WorkingSet<'device> {
     chunks: Vec<Vec<u8>>,
     anon_pages: usize,
     anon_pages_wanted: usize,
-    file: Option<(File, u64)>,
+    file: Option<(&'device File, u64)>,
 }
 
-impl WorkingSet {
-    pub(super) fn new(phase: &Phase, device: &Path) -> io::Result<Self> {
-        let file = match phase.file_bytes / PAGE as u64 {
-            0 => None,
-            pages => Some((File::open(device)?, pages)),
-        };
-        let anon_pages_wanted = usize::try_from(phase.anon_bytes).map_err(io::Error::other)? / PAGE;
-        Ok(Self { chunks: Vec::new(), anon_pages: 0, anon_pages_wanted, file })
+impl<'device> WorkingSet<'device> {
+    /// The file part stays in the page cache for as long as the device is open, as other programs' files do.
+    pub(super) fn new(phase: &Phase, device: Option<&'device File>) -> Self {
+        let file_pages = phase.file_bytes / PAGE as u64;
+        Self {
+            chunks: Vec::new(),
+            anon_pages: 0,
+            anon_pages_wanted: usize::try_from(phase.anon_bytes).unwrap_or(usize::MAX) / PAGE,
+            file: device.filter(|_| file_pages > 0).map(|device| (device, file_pages)),
+        }
     }
 
     pub(super) fn anon_bytes(&self) -> u64 {
@@ -77,7 +79,7 @@ mod tests {
     #[test]
     fn anonymous_memory_grows_as_asked_and_no_further() {
         let phase = &parse_phases("anon=70M:1s").unwrap()[0];
-        let mut set = WorkingSet::new(phase, Path::new("/nowhere")).unwrap();
+        let mut set = WorkingSet::new(phase, None);
         let mut random = fastrand::Rng::with_seed(7);
         set.touch(&mut random).unwrap();
         set.grow_to(1 << 20, &mut random);

@@ -50,10 +50,14 @@ pub(super) fn build(cache: &Path) -> Result<PathBuf> {
     fs::canonicalize(&dir).with_context(|| format!("{}: not built", dir.display()))
 }
 
-/// Cargo without what an outer `cargo run` or `cargo test` put into the environment: build scripts that ask to be
-/// rerun when one of those variables changes would otherwise rebuild each time.
-pub(crate) fn cargo() -> Command {
-    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo")));
+/// The cargo that runs us, or the one in PATH.
+pub(crate) fn cargo_program() -> OsString {
+    env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"))
+}
+
+/// Frees a command that runs cargo from what an outer `cargo run` or `cargo test` put into the environment: build
+/// scripts that ask to be rerun when one of those variables changes would otherwise rebuild each time.
+pub(crate) fn cargo_by(mut command: Command) -> Command {
     for (name, _) in env::vars_os() {
         let text = name.to_string_lossy();
         let outer = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CRATE_", "CARGO_PRIMARY_"]
@@ -64,4 +68,8 @@ pub(crate) fn cargo() -> Command {
         }
     }
     command
+}
+
+fn cargo() -> Command {
+    cargo_by(Command::new(cargo_program()))
 }

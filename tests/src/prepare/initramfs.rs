@@ -111,4 +111,3 @@ fn files_below(dir: &Path) -> Result<Vec<PathBuf>> {
 fn read(path: &Path) -> Result<Vec<u8>> {
     fs::read(path).with_context(|| format!("{}: cannot read", path.display()))
 }
-

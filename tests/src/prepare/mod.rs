@@ -23,6 +23,7 @@ use anyhow::{Context, Result, bail};
 use nix::fcntl::{Flock, FlockArg};
 
 pub use accelerator::Accelerator;
+pub(crate) use binaries::{cargo_by, cargo_program};
 pub use kernels::Kernel;
 
 /// A machine that is ready to boot microVMs.

@@ -38,7 +38,9 @@ pub(super) fn ensure() -> Result<Tools> {
     }
     match (qemu(), busybox()) {
         (Some(qemu), Some(busybox)) => Ok(Tools { qemu, busybox }),
-        (qemu, _) => bail!("{} is still missing", if qemu.is_none() { "qemu-system-x86_64" } else { "a static busybox" }),
+        (qemu, _) => {
+            bail!("{} is still missing", if qemu.is_none() { "qemu-system-x86_64" } else { "a static busybox" })
+        }
     }
 }
 

@@ -21,14 +21,7 @@ pub struct VmConfig {
 impl VmConfig {
     /// A VM of 768 MiB and one vCPU with a balloon that gives way before an OOM kill.
     pub fn new(name: impl Into<String>, kernel: Kernel) -> Self {
-        Self {
-            name: name.into(),
-            kernel,
-            memory_bytes: 768 * MIB,
-            vcpus: 1,
-            deflate_on_oom: true,
-            disk_bytes: None,
-        }
+        Self { name: name.into(), kernel, memory_bytes: 768 * MIB, vcpus: 1, deflate_on_oom: true, disk_bytes: None }
     }
 
     /// Memory at boot, which is also its maximum.
@@ -63,9 +56,8 @@ impl VmConfig {
     pub(super) fn qemu_args(&self, dir: &Path, boot: &BootFiles) -> Vec<OsString> {
         let at = |file: &str| dir.join(file).display().to_string();
         let mib = self.memory_bytes / MIB;
-        let mut args: Vec<String> = ["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"]
-            .map(str::to_owned)
-            .into();
+        let mut args: Vec<String> =
+            ["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"].map(str::to_owned).into();
         let mut push = |option: &str, value: String| args.extend([option.to_owned(), value]);
         // The vsock device is another process and must see the guest's memory.
         push("-machine", "q35,memory-backend=ram".into());

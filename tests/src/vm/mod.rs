@@ -18,6 +18,7 @@ mod scratch;
 use std::{
     fs::{self, File},
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -28,8 +29,8 @@ use tokio::net::UnixListener;
 
 pub(crate) use config::kernel_args;
 pub use config::{MIB, VmConfig};
-pub use guest::Output;
 use guest::Guest;
+pub use guest::Output;
 pub use process::Tied;
 pub use qmp::Qmp;
 pub use scratch::Scratch;
@@ -45,7 +46,7 @@ const BOOT_TIMEOUT: Duration = Duration::from_secs(90);
 pub struct Vm {
     config: VmConfig,
     guest: Guest,
-    qmp: Qmp,
+    qmp: Arc<Qmp>,
     // Dropped in this order: QEMU before its vsock device, the files last.
     qemu: Tied,
     _vsock_device: Tied,
@@ -81,7 +82,7 @@ impl Lab {
             Ok(qmp)
         };
         let qmp = booted.await.map_err(|error| with_logs(error, &config.name, dir.path()))?;
-        Ok(Vm { config, guest, qmp, qemu, _vsock_device: vsock_device, dir })
+        Ok(Vm { config, guest, qmp: Arc::new(qmp), qemu, _vsock_device: vsock_device, dir })
     }
 
     fn start_vsock_device(&self, dir: &Path) -> Result<Tied> {
@@ -172,8 +173,7 @@ impl Vm {
     /// # Errors
     /// When QEMU does not answer within the QMP timeout.
     pub async fn allocation_bytes(&self) -> Result<u64> {
-        let balloon = self.qmp.execute("query-balloon", json!({})).await?;
-        balloon["actual"].as_u64().with_context(|| format!("no balloon size in {balloon}"))
+        self.qmp.allocation_bytes().await
     }
 
     /// Sets the balloon's target past any bridge.
@@ -182,6 +182,11 @@ impl Vm {
     /// When QEMU refuses or does not answer.
     pub async fn set_allocation(&self, bytes: u64) -> Result<()> {
         self.qmp.execute("balloon", json!({ "value": bytes })).await.map(drop)
+    }
+
+    /// The lab's own connection to QEMU.
+    pub(crate) fn qmp(&self) -> Arc<Qmp> {
+        Arc::clone(&self.qmp)
     }
 
     /// The QMP socket meant for the bridge.
@@ -258,7 +263,6 @@ pub async fn wait_for<F: AsyncFnMut() -> Result<bool>>(what: &str, timeout: Dura
 pub fn vmstat_value(vmstat: &str, name: &str) -> Option<u64> {
     vmstat.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok())
 }
-
 
 fn vsock_port(dir: &Path, port: u32) -> PathBuf {
     dir.join(format!("vsock_{port}"))

@@ -22,6 +22,8 @@ pub struct Qmp(Mutex<Wire>);
 struct Wire {
     stream: BufStream<UnixStream>,
     last_id: u64,
+    /// Bytes of a line that a given up call had begun to read.
+    line: Vec<u8>,
 }
 
 impl Qmp {
@@ -31,7 +33,7 @@ impl Qmp {
     /// When nobody answers there.
     pub async fn connect(path: &Path) -> Result<Self> {
         let stream = UnixStream::connect(path).await.with_context(|| format!("{}: cannot connect", path.display()))?;
-        let qmp = Self(Mutex::new(Wire { stream: BufStream::new(stream), last_id: 0 }));
+        let qmp = Self(Mutex::new(Wire { stream: BufStream::new(stream), last_id: 0, line: Vec::new() }));
         qmp.execute("qmp_capabilities", json!({})).await?;
         Ok(qmp)
     }
@@ -45,6 +47,15 @@ impl Qmp {
         let answer = timeout(TIMEOUT, wire.call(command, arguments)).await;
         answer.with_context(|| format!("QMP {command}: no answer in {TIMEOUT:?}"))?
     }
+
+    /// What the guest has now.
+    ///
+    /// # Errors
+    /// As [`Qmp::execute`].
+    pub async fn allocation_bytes(&self) -> Result<u64> {
+        let balloon = self.execute("query-balloon", json!({})).await?;
+        balloon["actual"].as_u64().with_context(|| format!("no balloon size in {balloon}"))
+    }
 }
 
 impl Wire {
@@ -55,11 +66,11 @@ impl Wire {
         self.stream.write_all(line.as_bytes()).await?;
         self.stream.flush().await?;
         loop {
-            let mut line = String::new();
-            if self.stream.read_line(&mut line).await? == 0 {
+            if self.stream.read_until(b'\n', &mut self.line).await? == 0 {
                 bail!("QMP {command}: QEMU closed the connection");
             }
-            let mut message: Value = serde_json::from_str(&line).with_context(|| format!("not QMP: {line}"))?;
+            let line = std::mem::take(&mut self.line);
+            let mut message: Value = serde_json::from_slice(&line).context("not QMP")?;
             if message["id"] != self.last_id {
                 continue;
             }
