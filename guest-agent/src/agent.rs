@@ -18,10 +18,10 @@ use crate::link::{self, Backoff, BackoffError, Link, LinkStatus, News};
 use crate::observer::{Observation, Observer};
 use crate::sense::{SenseError, StallTrigger};
 use crate::status::{SessionStatus, Status, StatusSocket};
-use std::fs;
 use std::future::Future;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
+use std::{fs, io};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{info, warn};
@@ -50,6 +50,12 @@ pub enum AgentError {
     /// The guest's memory cannot be read.
     #[error(transparent)]
     Sense(#[from] SenseError),
+    /// The VM has an agent: two would take the session from each other.
+    #[error("another agent answers at {}", path.display())]
+    AlreadyRunning {
+        /// The status socket.
+        path: PathBuf,
+    },
     /// A wrong constant.
     #[error(transparent)]
     Backoff(#[from] BackoffError),
@@ -74,16 +80,23 @@ struct Agent {
 /// Senses the guest below `root` and keeps the bridge informed, until `stop` returns.
 ///
 /// # Errors
-/// [`AgentError`] when the guest's memory cannot be read at the start. From then on nothing but `stop` ends it.
+/// [`AgentError`] when the guest's memory cannot be read, or another agent runs. Once it runs, only `stop` ends it.
 pub async fn run(config: Config, root: &Path, stop: impl Future<Output = ()>) -> Result<(), AgentError> {
     let observer = Observer::open(root, config.grant_ms)?;
     let trigger = StallTrigger::register(root).unwrap_or_else(|error| {
         warn!("no PSI trigger: {error}; a stall is seen at the next look");
         StallTrigger::absent()
     });
-    let status = StatusSocket::bind(&config.status_socket)
-        .inspect_err(|error| warn!(path = %config.status_socket.display(), "no status socket: {error}"))
-        .ok();
+    let status = match StatusSocket::bind(&config.status_socket) {
+        Ok(socket) => Some(socket),
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+            return Err(AgentError::AlreadyRunning { path: config.status_socket });
+        }
+        Err(error) => {
+            warn!(path = %config.status_socket.display(), "no status socket: {error}");
+            None
+        }
+    };
     let (outbox, from_agent) = mpsc::channel(OUTBOX_MESSAGES);
     let (to_agent, mut news) = mpsc::channel(NEWS_MESSAGES);
     let backoff = Backoff::new(link::SHORTEST, link::LONGEST)?;

@@ -5,17 +5,21 @@
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use serde_json::json;
+use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
-use tracing::level_filters::LevelFilter;
+use tracing::{debug, level_filters::LevelFilter};
 use vmtide_agent::config::{Config, ConfigError};
 use vmtide_agent::link::LinkState;
 use vmtide_agent::observer::Observer;
 use vmtide_agent::status::{self, Status};
 use vmtide_agent::{agent, full_text, table};
+
+/// As systemd gives to its own services that must go on.
+const OOM_SCORE_ADJ: &str = "-900";
 
 /// Senses what this VM needs and tells the vmtide bridge on its host.
 #[derive(Parser)]
@@ -84,6 +88,7 @@ fn command(cli: &Cli) -> anyhow::Result<()> {
 
 fn run(config: Config, root: &Path) -> anyhow::Result<()> {
     log_to_stderr(config.log_level.into());
+    outlive_ooms();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("no runtime")?;
     runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
@@ -96,6 +101,17 @@ fn run(config: Config, root: &Path) -> anyhow::Result<()> {
         };
         Ok(agent::run(config, root, stop).await?)
     })
+}
+
+/// The agent is of most use while the kernel looks for somebody to kill; it is small, and killing it frees nothing.
+/// Whoever started it may have said otherwise already.
+fn outlive_ooms() {
+    const OWN: &str = "/proc/self/oom_score_adj";
+    if fs::read_to_string(OWN).is_ok_and(|score| score.trim() == "0")
+        && let Err(error) = fs::write(OWN, OOM_SCORE_ADJ)
+    {
+        debug!("cannot lower {OWN}: {error}");
+    }
 }
 
 /// The journal adds the time by itself.

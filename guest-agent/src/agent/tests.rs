@@ -161,13 +161,15 @@ async fn it_goes_on_through_a_bridge_that_comes_and_goes() {
 }
 
 #[tokio::test]
-async fn a_running_agent_tells_its_status_and_a_second_one_leaves_it_the_socket() {
+async fn a_running_agent_tells_its_status_and_a_second_one_does_not_start() {
     let bridge = FakeBridge::listen();
     let agent = run(&bridge);
     let mut session = bridge.welcome().await;
     session.hears().await;
     let path = agent.root.path().join("run/agent.sock");
-    assert_eq!(StatusSocket::bind(&path).unwrap_err().kind(), std::io::ErrorKind::AddrInUse);
+    let second = Config { status_socket: path.clone(), ..Config::default() };
+    let refused = super::run(second, agent.root.path(), std::future::pending()).await;
+    assert!(matches!(refused, Err(AgentError::AlreadyRunning { .. })), "{refused:?}");
     let asked = path.clone();
     let status = tokio::task::spawn_blocking(move || status::ask(&asked)).await.unwrap().unwrap();
     assert_eq!(status.session.vm.as_deref(), Some("a"));

@@ -1,10 +1,18 @@
 //! Memory: sizes from `/proc/meminfo`, counters from `/proc/vmstat`, stalls from `/proc/pressure/memory`.
 
+mod files;
+
 use super::physical::{balloon_deflates_on_oom, firmware_ram_bytes};
 use super::pressure::{PressureReader, Stall};
 use super::{SenseError, source::Source};
+use files::{Counters, Sizes};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
+
+/// Free memory that moves by less stands still.
+const STILL_BYTES: u64 = 1024 * 1024;
+/// Counters are used again at most so often.
+const MOST_REUSES: u32 = 4;
 
 /// The guest's memory at one moment. Counters count since boot.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -49,8 +57,20 @@ pub struct MemoryReader {
     page_bytes: u64,
     overhead_bytes: u64,
     balloon_bytes: u64,
+    /// The latest counters.
+    counters: Option<Reading>,
     /// Asked once there is a balloon: its driver may be loaded after the agent has started.
     deflates_on_oom: Option<bool>,
+}
+
+/// Counters, and the state of the guest in which they were read.
+#[derive(Clone, Copy, Debug)]
+struct Reading {
+    counters: Counters,
+    free_bytes: u64,
+    stall: Option<Stall>,
+    /// How many samples used them again.
+    reuses: u32,
 }
 
 impl MemoryReader {
@@ -67,6 +87,7 @@ impl MemoryReader {
             page_bytes: procfs::page_size(),
             overhead_bytes: 0,
             balloon_bytes: 0,
+            counters: None,
             deflates_on_oom: None,
         };
         // Once: memory that is plugged in later shows in MemTotal alone, and has no such share.
@@ -81,16 +102,12 @@ impl MemoryReader {
     /// [`SenseError`] with file and line.
     pub fn sample(&mut self) -> Result<MemorySample, SenseError> {
         let stall = self.pressure.sample()?;
-        let mut counters = counters(&mut self.vmstat)?;
-        let sizes = sizes(&mut self.meminfo)?;
+        let mut sizes = Sizes::read(&mut self.meminfo)?;
+        let counters = match self.still_valid(sizes.free, stall) {
+            Some(counters) => counters,
+            None => self.read_counters(&mut sizes, stall)?,
+        };
         let bytes = |pages: u64| pages.saturating_mul(self.page_bytes);
-        if bytes(counters.balloon_pages()) != self.balloon_bytes {
-            // The balloon moves, gigabytes a second at best, and the two files are not read at one moment: what
-            // it held when meminfo was read lies between two readings of vmstat.
-            let before = counters.balloon_pages();
-            counters = self::counters(&mut self.vmstat)?;
-            self.balloon_bytes = bytes(before.midpoint(counters.balloon_pages()));
-        }
         let ballooned_out_of_total = if self.balloon_bytes == 0
             || *self.deflates_on_oom.get_or_insert_with(|| balloon_deflates_on_oom(&self.root))
         {
@@ -116,84 +133,35 @@ impl MemoryReader {
         })
     }
 
+    /// The counters of an earlier sample, as long as nobody waited and free memory stands still. Reading vmstat is most
+    /// of what a sample costs, and little that it counts happens in such a while; what does is seen a few samples on.
+    fn still_valid(&mut self, free_bytes: u64, stall: Option<Stall>) -> Option<Counters> {
+        let last = self.counters.as_mut()?;
+        let unmoved = last.stall == stall && last.free_bytes.abs_diff(free_bytes) < STILL_BYTES;
+        last.reuses += 1;
+        (unmoved && last.reuses <= MOST_REUSES).then_some(last.counters)
+    }
+
+    /// The counters now, and sizes of the same moment.
+    fn read_counters(&mut self, sizes: &mut Sizes, stall: Option<Stall>) -> Result<Counters, SenseError> {
+        let mut counters = Counters::read(&mut self.vmstat)?;
+        let of_pages = |pages: u64| pages.saturating_mul(self.page_bytes);
+        if of_pages(counters.balloon_pages()) != self.balloon_bytes {
+            // The balloon moves, gigabytes a second at best, and the two files are not read at one moment: what
+            // it held when meminfo was read lies between two readings of vmstat.
+            let before = counters.balloon_pages();
+            *sizes = Sizes::read(&mut self.meminfo)?;
+            counters = Counters::read(&mut self.vmstat)?;
+            self.balloon_bytes = of_pages(before.midpoint(counters.balloon_pages()));
+        }
+        self.counters = Some(Reading { counters, free_bytes: sizes.free, stall, reuses: 0 });
+        Ok(counters)
+    }
+
     /// Whether the kernel says how long tasks waited.
     pub fn has_pressure(&self) -> bool {
         self.pressure.is_present()
     }
-}
-
-/// Bytes, of `/proc/meminfo`.
-#[derive(Debug, Default)]
-struct Sizes {
-    total: u64,
-    available: u64,
-    free: u64,
-    anon: u64,
-    active_file: u64,
-    inactive_file: u64,
-    swap_total: u64,
-    swap_free: u64,
-}
-
-fn sizes(meminfo: &mut Source) -> Result<Sizes, SenseError> {
-    let text = meminfo.read()?;
-    let mut sizes = Sizes::default();
-    let (mut total, mut available, mut free) = (None, None, None);
-    for (key, line) in text.lines() {
-        let bytes = || Ok::<_, SenseError>(line.number()?.saturating_mul(1024));
-        match key {
-            "MemTotal:" => total = Some(bytes()?),
-            "MemFree:" => free = Some(bytes()?),
-            "MemAvailable:" => available = Some(bytes()?),
-            "AnonPages:" => sizes.anon = bytes()?,
-            "Active(file):" => sizes.active_file = bytes()?,
-            "Inactive(file):" => sizes.inactive_file = bytes()?,
-            "SwapTotal:" => sizes.swap_total = bytes()?,
-            "SwapFree:" => sizes.swap_free = bytes()?,
-            _ => {}
-        }
-    }
-    sizes.total = total.ok_or_else(|| text.missing("MemTotal"))?;
-    sizes.free = free.ok_or_else(|| text.missing("MemFree"))?;
-    sizes.available = available.ok_or_else(|| text.missing("MemAvailable"))?;
-    Ok(sizes)
-}
-
-/// Counts, of `/proc/vmstat`; 0 for what this kernel was built without.
-#[derive(Debug, Default)]
-struct Counters {
-    refault_file: u64,
-    refault_anon: u64,
-    swap_in: u64,
-    alloc_stalls: u64,
-    oom_kills: u64,
-    inflated: u64,
-    deflated: u64,
-}
-
-impl Counters {
-    fn balloon_pages(&self) -> u64 {
-        self.inflated.saturating_sub(self.deflated)
-    }
-}
-
-fn counters(vmstat: &mut Source) -> Result<Counters, SenseError> {
-    let mut counters = Counters::default();
-    for (key, line) in vmstat.read()?.lines() {
-        match key {
-            "workingset_refault_file" => counters.refault_file = line.number()?,
-            "workingset_refault_anon" => counters.refault_anon = line.number()?,
-            "pswpin" => counters.swap_in = line.number()?,
-            "oom_kill" => counters.oom_kills = line.number()?,
-            "balloon_inflate" => counters.inflated = line.number()?,
-            "balloon_deflate" => counters.deflated = line.number()?,
-            _ if key.starts_with("allocstall_") => {
-                counters.alloc_stalls = counters.alloc_stalls.saturating_add(line.number()?);
-            }
-            _ => {}
-        }
-    }
-    Ok(counters)
 }
 
 #[cfg(test)]
@@ -245,6 +213,7 @@ mod tests {
         let before = reader.sample().unwrap();
         let pages = 100 * MIB / procfs::page_size();
         set(dir.path(), "proc/vmstat", "balloon_inflate", &(1_000 + pages).to_string());
+        set(dir.path(), "proc/meminfo", "MemFree:", &format!("{} kB", 563_200 - 100 * 1024));
         let after = reader.sample().unwrap();
         assert_eq!(after.balloon_bytes, 100 * MIB);
         assert_eq!(after.total_bytes, before.total_bytes);
@@ -258,10 +227,26 @@ mod tests {
         let before = running.sample().unwrap();
         let pages = 100 * MIB / procfs::page_size();
         set(dir.path(), "proc/vmstat", "balloon_inflate", &(1_000 + pages).to_string());
+        set(dir.path(), "proc/meminfo", "MemFree:", &format!("{} kB", 563_200 - 100 * 1024));
         set(dir.path(), "proc/meminfo", "MemTotal:", &format!("{} kB", 737_280 - 100 * 1024));
         assert_eq!(running.sample().unwrap().total_bytes, before.total_bytes);
         // An agent that starts with the balloon full sees the same VM.
         assert_eq!(reader(dir.path()).sample().unwrap().total_bytes, before.total_bytes);
+    }
+
+    #[test]
+    fn counters_are_read_when_something_moves_and_each_fifth_time() {
+        let dir = guest();
+        let mut reader = reader(dir.path());
+        let mut kills = |kills: &str| {
+            set(dir.path(), "proc/vmstat", "oom_kill", kills);
+            (1..=9).find(|_| reader.sample().unwrap().oom_kills.to_string() == kills)
+        };
+        assert_eq!(kills("6"), Some(5));
+        set(dir.path(), "proc/meminfo", "MemFree:", "562000 kB");
+        assert_eq!(kills("7"), Some(1));
+        write(dir.path(), "proc/pressure/memory", "some total=999999\n");
+        assert_eq!(kills("8"), Some(1));
     }
 
     #[test]
@@ -304,6 +289,9 @@ mod tests {
             let dir = guest();
             let mut reader = reader(dir.path());
             set(dir.path(), path, key, value);
+            if path.ends_with("vmstat") {
+                set(dir.path(), "proc/meminfo", "MemFree:", "0 kB");
+            }
             match (reader.sample(), expected) {
                 (Err(error), Some(expected)) => assert!(error.to_string().contains(expected), "{error}"),
                 (Ok(_), None) => {}
