@@ -5,7 +5,7 @@
 //! sample needs stay open and are read from their start into a buffer that is used again.
 //!
 //! `/proc/stat` and `/proc/diskstats` are parsed by the procfs crate. The files of keys and values have a small
-//! scanner of their own ([`source`]): a dozen keys of two hundred are wanted, many times a second at worst, and an
+//! scanner of their own: a dozen keys of two hundred are wanted, many times a second at worst, and an
 //! error has to name the line.
 
 pub mod cpu;
