@@ -7,6 +7,7 @@ use crate::api::types::{self, Change, Refusal, Status};
 use crate::config::check_limits;
 use crate::plan::Limits;
 use crate::record::{Decision, Event, standing};
+use std::time::Duration;
 
 impl Bridge {
     fn number(&self, name: &str) -> Result<usize, Refusal> {
@@ -110,7 +111,7 @@ impl Control for Bridge {
             ),
         );
         self.tell(number);
-        self.replan = true;
+        self.want_plan(Duration::ZERO);
         Ok(self.describe(number))
     }
 
@@ -125,7 +126,7 @@ impl Control for Bridge {
             tracing::info!("an operator {verb} all planning");
             self.events.push(self.now.unix_ms, None, format!("an operator {verb} all planning"));
         }
-        self.replan = true;
+        self.want_plan(Duration::ZERO);
         Ok(())
     }
 }

@@ -8,8 +8,8 @@
 //! ```
 //!
 //! [`run`] is the shell: it waits for whichever input comes first, stamps it with the time, hands it to
-//! [`Bridge`] and carries out the effects. It plans each second, and at once (yet not more often than each
-//! [`REPLAN`]) when a guest is in need or bytes were freed.
+//! [`Bridge`] and carries out the effects. It plans each second, and sooner (yet never more often than each 20 ms) when a
+//! guest is in need or bytes were freed.
 //!
 //! When it stops, by intent or not, balloons stay where they are and agents go on: nobody is worse off than
 //! with the last plan. The next bridge reads everything back.
@@ -37,8 +37,6 @@ use tokio::time::{MissedTickBehavior, interval, sleep_until};
 
 /// How often a plan is made while nothing happens.
 const TICK: Duration = Duration::from_secs(1);
-/// The shortest time between two plans.
-const REPLAN: Duration = Duration::from_millis(20);
 /// Inputs that wait for the loop; senders wait when it is full.
 const WAITING_INPUTS: usize = 256;
 
@@ -85,16 +83,16 @@ pub async fn run(config: Config) -> Result<(), Error> {
 
     let mut tick = interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut earliest_plan = tokio::time::Instant::now();
+    let mut last_plan = tokio::time::Instant::now();
     loop {
-        let wants_plan = bridge.wants_plan();
+        let replan = bridge.replan_after();
         tokio::select! {
             Some((vm, sighting)) = from_drivers.recv() => bridge.at(clock.now()).on_sighting(vm, sighting),
             (vm, event) = from_guests.next() => bridge.at(clock.now()).on_guest(vm, &event),
             Some(call) = from_api.recv() => call(bridge.at(clock.now())),
-            () = sleep_until(earliest_plan), if wants_plan => {
+            () = sleep_until(last_plan + replan.unwrap_or_default()), if replan.is_some() => {
                 bridge.at(clock.now()).plan();
-                earliest_plan = tokio::time::Instant::now() + REPLAN;
+                last_plan = tokio::time::Instant::now();
             }
             _ = tick.tick() => {
                 let now = clock.now();
@@ -103,6 +101,7 @@ pub async fn run(config: Config) -> Result<(), Error> {
                     Err(error) => tracing::error!(%error, "the host cannot be read; the last reading stands"),
                 }
                 bridge.at(now).plan();
+                last_plan = tokio::time::Instant::now();
             }
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,

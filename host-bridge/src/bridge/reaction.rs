@@ -36,22 +36,42 @@ impl Reactions {
 }
 
 /// One VM's wait, while it lasts.
+///
+/// It begins with the guest's first stalled or predicted moment and ends when the first growth that was decided on
+/// after that is confirmed. A guest that goes on waiting begins a new wait there: a long squeeze is many reactions, not
+/// one that grows longer and longer.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Waiting(Option<Millis>);
+pub(super) struct Waiting {
+    since_ms: Option<Millis>,
+    goal_bytes: Option<u64>,
+    answered_ms: Millis,
+}
 
 impl Waiting {
     /// The guest said that it waits since `waiting_ms`, or (0) that it does not.
     pub(super) fn on_demand(&mut self, now_ms: Millis, waiting_ms: u64) {
-        self.0 = match (waiting_ms, self.0) {
-            (0, _) => None,
-            (_, Some(since)) => Some(since),
-            (waiting_ms, None) => Some(now_ms.saturating_sub(waiting_ms)),
-        };
+        if waiting_ms == 0 {
+            (self.since_ms, self.goal_bytes) = (None, None);
+        } else if self.since_ms.is_none() {
+            self.since_ms = Some(now_ms.saturating_sub(waiting_ms).max(self.answered_ms));
+        }
     }
 
-    /// A growth was confirmed: how long the guest had waited for it, if it did.
-    pub(super) fn on_growth(&mut self, now_ms: Millis) -> Option<u64> {
-        self.0.take().map(|since| now_ms.saturating_sub(since))
+    /// The VM is to grow to `target_bytes`.
+    pub(super) fn on_growth(&mut self, target_bytes: u64) {
+        if self.since_ms.is_some() {
+            self.goal_bytes.get_or_insert(target_bytes);
+        }
+    }
+
+    /// The VM has `allocation_bytes`: how long its guest had waited for them, if it did.
+    pub(super) fn on_allocation(&mut self, now_ms: Millis, allocation_bytes: u64) -> Option<u64> {
+        let (since_ms, goal_bytes) = (self.since_ms?, self.goal_bytes?);
+        if allocation_bytes < goal_bytes {
+            return None;
+        }
+        *self = Self { answered_ms: now_ms, ..Self::default() };
+        Some(now_ms.saturating_sub(since_ms))
     }
 }
 
@@ -60,15 +80,35 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_wait_counts_from_its_first_moment_to_the_growth() {
+    fn a_wait_counts_from_its_first_moment_to_the_first_growth() {
         let mut waiting = Waiting::default();
         waiting.on_demand(1_000, 40);
+        waiting.on_growth(500);
         waiting.on_demand(1_250, 10);
-        assert_eq!(waiting.on_growth(1_300), Some(340));
-        assert_eq!(waiting.on_growth(1_400), None, "one growth answers one wait");
+        waiting.on_growth(900);
+        assert_eq!(waiting.on_allocation(1_270, 499), None);
+        assert_eq!(waiting.on_allocation(1_300, 500), Some(340), "to the first goal, not to one set later");
+        assert_eq!(waiting.on_allocation(1_400, 900), None, "one growth answers one wait");
+    }
+
+    #[test]
+    fn a_wait_that_goes_on_begins_anew_where_it_was_answered() {
+        let mut waiting = Waiting::default();
+        waiting.on_demand(1_000, 10);
+        waiting.on_growth(500);
+        waiting.on_allocation(1_100, 500);
+        waiting.on_demand(2_000, 1_010);
+        waiting.on_growth(600);
+        assert_eq!(waiting.on_allocation(2_050, 600), Some(950));
+    }
+
+    #[test]
+    fn a_wait_that_passed_without_us_does_not_count() {
+        let mut waiting = Waiting::default();
         waiting.on_demand(2_000, 5);
+        waiting.on_growth(500);
         waiting.on_demand(2_100, 0);
-        assert_eq!(waiting.on_growth(2_200), None, "it passed without us");
+        assert_eq!(waiting.on_allocation(2_200, 500), None);
     }
 
     #[test]

@@ -9,7 +9,13 @@ use crate::hypervisor::{Error, MachineState};
 use crate::plan::{Demand, History, HostState, HostView, Millis, Policy, Step, Urgency, Verdict, memory};
 use crate::record::{Decision, Events, Outcome};
 use std::collections::HashMap;
+use std::time::Duration;
 use vmtide_protocol::bridge::{Allocation, Host};
+
+/// How soon after the last plan a guest in need is planned for.
+const URGENT: Duration = Duration::from_millis(20);
+/// How soon freed bytes are given on: late enough that a balloon on its way out does not make a plan of each sighting.
+const FREED: Duration = Duration::from_millis(100);
 
 /// What the shell is to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,7 +64,7 @@ pub struct Bridge {
     pub(super) spike_pool_bytes: u64,
     pub(super) refused: u64,
     told: Host,
-    pub(super) replan: bool,
+    replan: Option<Duration>,
     effects: Vec<Effect>,
 }
 
@@ -80,7 +86,7 @@ impl Bridge {
             spike_pool_bytes: 0,
             refused: 0,
             told: Host::default(),
-            replan: false,
+            replan: None,
             effects: Vec::new(),
         }
     }
@@ -96,9 +102,14 @@ impl Bridge {
         self.host = host;
     }
 
-    /// Whether something happened that a plan should not wait a second for.
-    pub fn wants_plan(&self) -> bool {
+    /// How long after the last plan the next one should come, if that is before the tick.
+    pub fn replan_after(&self) -> Option<Duration> {
         self.replan
+    }
+
+    /// A plan should come `after` the last one, or sooner if something else asks for that.
+    pub(super) fn want_plan(&mut self, after: Duration) {
+        self.replan = Some(self.replan.map_or(after, |earlier| earlier.min(after)));
     }
 
     /// What the shell is to do, in this order.
@@ -128,7 +139,7 @@ impl Bridge {
         self.effects.push(Effect::SetTarget { vm: number, bytes: state.allocation_bytes });
         self.tell(number);
         self.note(number, format!("its hypervisor answers: it has {}", Bytes(state.allocation_bytes)));
-        self.replan = true;
+        self.want_plan(URGENT);
     }
 
     fn on_state(&mut self, number: usize, state: MachineState) {
@@ -139,15 +150,13 @@ impl Bridge {
         };
         let reached = state.allocation_bytes.abs_diff(vm.target_bytes) < PAGE_BYTES;
         vm.history = vm.history.after_observation(now.ms, state.allocation_bytes, vm.target_bytes);
+        if let Some(ms) = vm.waiting.on_allocation(now.ms, state.allocation_bytes) {
+            self.reactions.push(ms);
+        }
         let mut message = None;
         if let (true, Some(since)) = (reached, vm.moving_since) {
             vm.moving_since = None;
             vm.decisions.settle(Outcome::Confirmed { after_ms: now.ms.saturating_sub(since) });
-            if state.allocation_bytes > before.allocation_bytes
-                && let Some(ms) = vm.waiting.on_growth(now.ms)
-            {
-                self.reactions.push(ms);
-            }
             self.tell(number);
         } else if vm.moving_since.is_none() && state.allocation_bytes > before.allocation_bytes.max(vm.target_bytes) {
             let taken = Bytes(state.allocation_bytes - vm.target_bytes);
@@ -157,8 +166,9 @@ impl Bridge {
         if before.running != state.running {
             message = Some(format!("its guest {}", if state.running { "runs again" } else { "was stopped" }));
         }
-        // Freed bytes may be what another VM waits for.
-        self.replan |= reached || state.allocation_bytes < before.allocation_bytes;
+        if reached || state.allocation_bytes < before.allocation_bytes {
+            self.want_plan(FREED);
+        }
         if let Some(message) = message {
             self.note(number, message);
         }
@@ -214,7 +224,7 @@ impl Bridge {
         vm.target_bytes = vm.allocation_bytes();
         vm.moving_since = None;
         vm.verdict = None;
-        self.replan = true;
+        self.want_plan(URGENT);
     }
 
     /// Takes in what a guest said, or what became of its session.
@@ -223,7 +233,9 @@ impl Bridge {
         self.guests.apply(number, now_ms, event);
         match event {
             GuestEvent::Connected(hello) => {
-                self.note(number, format!("its agent {} reports, on Linux {}", hello.agent, hello.kernel));
+                // The sessions log for themselves, each guest within its quota.
+                let message = format!("its agent {} reports, on Linux {}", hello.agent, hello.kernel);
+                self.events.push(self.now.unix_ms, Some(&self.vms[number].config.name), message);
             }
             GuestEvent::Demand { demand, .. } => {
                 let Some(memory) = &demand.memory else { return };
@@ -231,7 +243,9 @@ impl Bridge {
                 vm.history = vm.history.after_demand(now_ms, memory.demand.need_bytes);
                 let waits = memory.demand.need_bytes > vm.allocation_bytes();
                 vm.waiting.on_demand(now_ms, if waits { memory.waiting_ms } else { 0 });
-                self.replan |= memory.demand.urgency >= Urgency::Pressed;
+                if memory.demand.urgency >= Urgency::Pressed {
+                    self.want_plan(URGENT);
+                }
             }
             GuestEvent::Reply(reply) => tracing::debug!(vm = %self.vms[number].config.name, ?reply, "reply"),
             GuestEvent::Happened { message, .. } => self.note(number, format!("its guest says: {message}")),
@@ -248,7 +262,7 @@ impl Bridge {
 
     /// Plans, and turns the plan into effects.
     pub fn plan(&mut self) {
-        self.replan = false;
+        self.replan = None;
         // Memory that is not known of cannot be planned around.
         if self.paused || self.vms.iter().any(|vm| matches!(vm.hypervisor, Hypervisor::Starting)) {
             return;
@@ -285,6 +299,9 @@ impl Bridge {
         vm.target_bytes = step.to_bytes;
         vm.history = vm.history.after_step(self.now.ms, &step);
         vm.moving_since = Some(self.now.ms);
+        if step.to_bytes > allocation_bytes {
+            vm.waiting.on_growth(step.to_bytes);
+        }
         let decision = Decision {
             id: self.decisions,
             at_unix_ms: self.now.unix_ms,
