@@ -1,7 +1,7 @@
 //! What a VM wants, from what it said and what the hypervisor shows.
 
 use super::policy::permille;
-use super::{Demand, Millis, Policy, Urgency, VmView};
+use super::{Demand, MemoryDemand, Millis, Policy, Urgency, VmView};
 
 /// A VM's demand with its limits, headroom and history taken in. All in bytes; every amount that a target may be set to
 /// lies within `[minimum, maximum]`.
@@ -13,13 +13,13 @@ pub(super) struct Want {
     pub maximum: u64,
     /// Its weight, at least 1.
     pub shares: u64,
-    /// What it uses now: the bytes beyond are idle.
+    /// What it uses, noise smoothed away: the bytes beyond are idle.
     pub need: u64,
     /// Need and headroom.
     pub wanted: u64,
     /// Need and half the headroom: above this, growth without urgency is not worth a move.
     pub enough: u64,
-    /// What it competes with for its share: what it wants, noise smoothed away.
+    /// What it competes with for its share: need and headroom, noise smoothed away.
     pub claim: u64,
     /// Down to here it may be shrunk although nobody waits for the bytes.
     pub surplus_from: u64,
@@ -37,8 +37,8 @@ pub(super) struct Want {
 pub(super) fn resolve(now_ms: Millis, vm: &VmView, policy: &Policy) -> Want {
     let mut want = match vm.demand {
         Demand::Fresh(demand) => {
-            let peak = vm.history.peak_need_bytes(now_ms).max(demand.need_bytes);
-            fresh(vm, demand.need_bytes, peak, demand.floor_bytes, demand.urgency, policy)
+            let settled = vm.history.settled_need_bytes(now_ms, demand.need_bytes);
+            fresh(vm, demand, settled, policy)
         }
         Demand::Stale { floor_bytes, shown_use_bytes } => stale(vm, floor_bytes, shown_use_bytes, policy),
         Demand::Unknown { shown_use_bytes } => unknown(vm, shown_use_bytes, policy),
@@ -50,36 +50,26 @@ pub(super) fn resolve(now_ms: Millis, vm: &VmView, policy: &Policy) -> Want {
     want
 }
 
-/// A report that has not expired.
-fn fresh(vm: &VmView, need: u64, peak: u64, floor: u64, urgency: Urgency, policy: &Policy) -> Want {
+/// A report that has not expired. `settled` is what it needed at the peak of the last minute.
+fn fresh(vm: &VmView, demand: MemoryDemand, settled: u64, policy: &Policy) -> Want {
     let blank = blank(vm);
     let (low, high) = (blank.minimum, blank.maximum);
-    let need = need.min(high);
-    let headroom = policy.headroom(need);
-    let peak = peak.min(high);
-    let peak_wanted = peak.saturating_add(policy.headroom(peak)).clamp(low, high);
-    let wanted = need.saturating_add(headroom).clamp(low, high);
-    let fallen = need < peak - permille(peak, policy.need_noise_permille).min(peak);
-    let claim = if fallen { wanted } else { snapped(peak_wanted, vm, policy).min(high) };
+    let (now, settled) = (demand.need_bytes.min(high), settled.min(high));
+    let has_fallen = now < settled.saturating_sub(permille(settled, policy.need_noise_permille));
+    let with_headroom = |need: u64| need.saturating_add(policy.headroom(need)).clamp(low, high);
+    let need = if has_fallen { now } else { settled };
     Want {
         need,
-        wanted,
-        enough: need.saturating_add(headroom / 2),
-        claim,
-        surplus_from: peak_wanted,
-        calm_hold: if fallen { peak_wanted } else { 0 },
-        floor: floor.min(need).max(low),
+        wanted: with_headroom(now),
+        enough: now.saturating_add(policy.headroom(now) / 2),
+        claim: with_headroom(need),
+        surplus_from: with_headroom(settled),
+        calm_hold: if has_fallen { with_headroom(settled) } else { 0 },
+        floor: demand.floor_bytes.min(now).max(low),
         kept: low,
-        urgency,
+        urgency: demand.urgency,
         ..blank
     }
-}
-
-/// A claim that the target already meets, give or take the dead band, is the target: noise of one VM's need then
-/// leaves everybody's entitlement where it is.
-fn snapped(claim: u64, vm: &VmView, policy: &Policy) -> u64 {
-    let above = vm.target_bytes.checked_sub(claim);
-    if above.is_some_and(|above| above < policy.dead_band(vm.allocation_bytes)) { vm.target_bytes } else { claim }
 }
 
 /// The last report expired. It keeps what it has while nobody is short, gives down to its last floor when somebody is.

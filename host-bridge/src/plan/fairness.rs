@@ -151,3 +151,89 @@ fn push_bends(bends: &mut Vec<(u128, i128)>, tank: &Tank, prices: Prices) {
         bends.push((top, -while_idle));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::{Demand, History, Limits, MIB, MemoryDemand, Policy, Reach, Urgency, VmView};
+    use proptest::prelude::*;
+
+    /// A VM that claims `need` and a tenth more, MiB.
+    fn want(shares: u32, minimum: u64, need: u64) -> Want {
+        let limits = Limits { minimum_bytes: minimum * MIB, maximum_bytes: 1 << 40, shares };
+        let demand = MemoryDemand { need_bytes: need * MIB, floor_bytes: 0, urgency: Urgency::Normal };
+        let vm = VmView {
+            limits,
+            allocation_bytes: minimum * MIB,
+            target_bytes: minimum * MIB,
+            reach: Reach::Ready,
+            demand: Demand::Fresh(demand),
+            history: History::default(),
+        };
+        crate::plan::demand::resolve(0, &vm, &Policy::default())
+    }
+
+    fn mib(budget: u64, wants: &[Want], tax: u32) -> Vec<u64> {
+        let entitled = entitlements(budget * MIB, wants, Prices::with_tax(tax));
+        entitled.iter().map(|bytes| (bytes + MIB / 2) / MIB).collect()
+    }
+
+    #[test]
+    fn claims_that_fit_are_met() {
+        assert_eq!(mib(2000, &[want(1, 0, 1000), want(1000, 0, 500)], 75), [1100, 550]);
+    }
+
+    #[test]
+    fn shares_decide_between_those_who_want_everything() {
+        assert_eq!(mib(3000, &[want(2000, 0, 9000), want(1000, 0, 9000)], 75), [2000, 1000]);
+    }
+
+    #[test]
+    fn what_one_does_not_want_goes_to_the_others_by_shares() {
+        let wants = [want(1000, 0, 1000), want(1000, 0, 9000), want(2000, 0, 9000)];
+        assert_eq!(mib(8000, &wants, 75), [1100, 2300, 4600]);
+    }
+
+    #[test]
+    fn minimums_come_first() {
+        assert_eq!(mib(1000, &[want(1, 600, 9000), want(1000, 0, 9000)], 75), [600, 400]);
+        assert_eq!(mib(100, &[want(1, 600, 9000), want(1000, 100, 9000)], 75), [600, 100], "not even they fit");
+    }
+
+    #[test]
+    fn idle_bytes_beyond_the_own_share_are_taxed() {
+        // Own shares are 1000 each. The first leaves 450, the second wants 1320 with 120 of headroom, the third all.
+        let wants = [want(1000, 0, 500), want(1000, 0, 1200), want(1000, 0, 9000)];
+        assert_eq!(mib(3000, &wants, 0), [550, 1225, 1225]);
+        assert_eq!(mib(3000, &wants, 75), [550, 1210, 1240], "with 4 active bytes to 1 idle byte");
+    }
+
+    #[test]
+    fn the_tax_does_not_reach_into_the_own_share() {
+        assert_eq!(mib(2000, &[want(1000, 0, 900), want(1000, 0, 9000)], 75), [990, 1010]);
+    }
+
+    #[test]
+    fn a_small_sum_is_split_by_shares_up_to_what_is_asked() {
+        assert_eq!(split(10, &[(1, 3), (1, 2)]), [3, 2]);
+        assert_eq!(split(9, &[(2, 100), (1, 100)]), [6, 3]);
+        assert_eq!(split(9, &[(2, 1), (1, 100)]), [1, 8]);
+    }
+
+    proptest! {
+        #[test]
+        fn the_water_stays_within_the_budget_and_wastes_little(
+            figures in prop::collection::vec((0..u32::MAX, 0..100_u64, 0..u64::MAX >> 21), 1..30),
+            budget in 0..u64::MAX >> 18,
+            tax in 0..=100_u32,
+        ) {
+            let wants: Vec<Want> = figures.into_iter().map(|(shares, low, need)| want(shares, low, need)).collect();
+            let entitled = entitlements(budget, &wants, Prices::with_tax(tax));
+            let (sum, least): (u64, u64) = (entitled.iter().sum(), wants.iter().map(|want| want.kept).sum());
+            let claims: u64 = wants.iter().map(|want| want.claim).sum();
+            prop_assert!(sum <= budget.max(least));
+            // A level's last binary digit is worth at most shares / 2^24 units of cost to each VM.
+            prop_assert!(sum + wants.len() as u64 * 1024 >= budget.min(claims), "{} of {}", sum, budget.min(claims));
+        }
+    }
+}

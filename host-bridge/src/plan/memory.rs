@@ -80,7 +80,10 @@ fn shrink(seats: &mut [Seat<'_>], books: &Books, kept_free: u64, prices: Prices,
         revoke::hold_to_maximum(seat);
         revoke::return_surplus(seat, moment);
     }
-    let urgent = total(seats.iter().filter(|seat| seat.is_urgent()).map(|seat| seat.ask(moment)));
+    let asked = |seats: &[Seat<'_>], urgent: bool| {
+        total(seats.iter().filter(|seat| seat.is_urgent() == urgent).map(|seat| seat.ask(moment)))
+    };
+    let urgent = asked(seats, true);
     if moment.is_emergency() {
         let lack = beyond(seats, urgent, books.fit);
         return revoke::revoke(seats, lack, Cause::Emergency, prices, moment);
@@ -88,10 +91,11 @@ fn shrink(seats: &mut [Seat<'_>], books: &Books, kept_free: u64, prices: Prices,
     let lack = beyond(seats, urgent, books.available);
     revoke::revoke(seats, lack, Cause::Stall, prices, moment);
 
-    let asked = total(seats.iter().map(|seat| seat.ask(moment)));
-    // A pool that is nearly full is left so: refilling it to the byte would pass everybody's noise on to somebody else.
-    let tolerated = if asked == 0 { kept_free / 4 } else { 0 };
-    let lack = beyond(seats, asked.saturating_add(kept_free), books.available);
+    let (urgent, calm) = (asked(seats, true), asked(seats, false));
+    let lack = beyond(seats, urgent.saturating_add(calm).saturating_add(kept_free), books.available);
+    // Urgent growth may draw the pool, so a pool that is nearly full is left so as long as nobody else needs bytes:
+    // refilling it to the byte would pass one VM's noise on to another.
+    let tolerated = if calm == 0 { kept_free / 4 } else { 0 };
     revoke::revoke(seats, if lack > tolerated { lack } else { 0 }, Cause::Shares, prices, moment);
 }
 

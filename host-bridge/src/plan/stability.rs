@@ -23,6 +23,8 @@ pub struct History {
     stalled_ms: Option<Millis>,
     inflation: Option<Inflation>,
     needs: Needs,
+    /// The need that calm decisions rest on, bytes.
+    settled_bytes: u64,
 }
 
 /// A balloon on its way out.
@@ -80,6 +82,7 @@ impl History {
     /// The history after a fresh report said `need_bytes` at `now_ms`.
     #[must_use]
     pub fn after_demand(mut self, now_ms: Millis, need_bytes: u64) -> Self {
+        self.settled_bytes = self.settled_need_bytes(now_ms, need_bytes);
         let slot = now_ms / SLOT_MS;
         for (index, highest) in self.needs.highest.iter_mut().enumerate() {
             if !is_recent(index, self.needs.slot, slot) {
@@ -93,11 +96,15 @@ impl History {
         self
     }
 
-    /// The highest need of the last minute at `now_ms`, 0 without one.
-    pub fn peak_need_bytes(&self, now_ms: Millis) -> u64 {
+    /// The need that calm decisions rest on at `now_ms`, with `need_bytes` the present one: the highest of the last
+    /// minute. It rises at once and falls only by more than a thirty-second, so that it stands still while the need
+    /// wavers: otherwise the peaks of one VM's noise would move everybody's entitlement.
+    pub fn settled_need_bytes(&self, now_ms: Millis, need_bytes: u64) -> u64 {
         let now = now_ms / SLOT_MS;
         let recent = |(index, highest): (usize, &u64)| is_recent(index, self.needs.slot, now).then_some(*highest);
-        self.needs.highest.iter().enumerate().filter_map(recent).max().unwrap_or(0)
+        let peak = self.needs.highest.iter().enumerate().filter_map(recent).fold(need_bytes, u64::max);
+        let wavers = peak >= self.settled_bytes - self.settled_bytes / 32;
+        if wavers { peak.max(self.settled_bytes) } else { peak }
     }
 
     /// Until when the VM does not shrink because it grew, if that is still to come.
@@ -134,4 +141,49 @@ fn is_recent(index: usize, newest: u64, now: u64) -> bool {
     let slots = SLOTS as u64;
     let back = (newest % slots + slots - index as u64) % slots;
     newest.checked_sub(back).is_some_and(|slot| now.saturating_sub(slot) < slots)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::MIB;
+
+    #[test]
+    fn a_need_rises_at_once_and_falls_after_the_window() {
+        let history = History::default().after_demand(1_000, 500).after_demand(2_000, 900).after_demand(3_000, 200);
+        assert_eq!(history.settled_need_bytes(3_000, 200), 900);
+        assert_eq!(history.settled_need_bytes(3_000, 1_000), 1_000);
+        assert_eq!(history.settled_need_bytes(59_999, 200), 900);
+        assert_eq!(history.settled_need_bytes(70_000, 200), 200);
+    }
+
+    #[test]
+    fn a_need_that_wavers_by_less_than_a_thirty_second_stands_still() {
+        let mut history = History::default().after_demand(0, 3_200);
+        for second in 1..200 {
+            history = history.after_demand(second * 1000, 3_110);
+        }
+        assert_eq!(history.settled_need_bytes(200_000, 3_110), 3_200);
+        assert_eq!(history.after_demand(290_000, 3_050).settled_need_bytes(290_000, 3_050), 3_050);
+    }
+
+    #[test]
+    fn the_speed_of_a_balloon_is_taken_over_whole_windows() {
+        let speed = |history: History| history.inflation.and_then(|inflation| inflation.bytes_per_s);
+        let mut history = History::default().after_observation(0, 1_000 * MIB, 500 * MIB);
+        history = history.after_observation(3_000, 800 * MIB, 500 * MIB);
+        assert_eq!(speed(history), None);
+        history = history.after_observation(5_000, 750 * MIB, 500 * MIB);
+        assert_eq!(speed(history), Some(50 * MIB));
+        history = history.after_observation(10_000, 740 * MIB, 400 * MIB);
+        assert_eq!(speed(history), Some(2 * MIB), "a lower target does not start over");
+        assert_eq!(history.after_observation(11_000, 400 * MIB, 400 * MIB).inflation, None);
+    }
+
+    #[test]
+    fn history_survives_a_record() {
+        let history = History::default().after_demand(1_000, 5).after_observation(2_000, 9, 3);
+        let text = serde_json::to_string(&history).unwrap();
+        assert_eq!(serde_json::from_str::<History>(&text).unwrap(), history);
+    }
 }

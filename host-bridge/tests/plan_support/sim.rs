@@ -20,7 +20,7 @@ pub struct Sim {
     pub guests: Vec<Guest>,
     pub policy: Policy,
     pub now_ms: Millis,
-    /// The direction of each VM's last move, and how often each turned since the last `forget_turns`.
+    /// The direction of each VM's last move, and how often each turned since the last `forget_moves`.
     last: Vec<Option<Direction>>,
     pub turns: Vec<u32>,
     pub steps: usize,
@@ -97,8 +97,10 @@ impl Sim {
         self.guests[index].view.allocation_bytes / MIB
     }
 
-    pub fn forget_turns(&mut self) {
+    /// From here on moves are counted anew.
+    pub fn forget_moves(&mut self) {
         self.turns.fill(0);
+        self.last.fill(None);
         self.steps = 0;
     }
 }
