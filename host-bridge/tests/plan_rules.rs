@@ -60,6 +60,17 @@ fn surplus_goes_back_only_below_the_peak_of_the_last_minute() {
 }
 
 #[test]
+fn nobody_is_shrunk_calmly_before_a_minute_of_reports() {
+    let mut idle = vm(800, 1000, needs(200, Urgency::Idle));
+    idle.history = seen(&[(40, 200), (20, 200), (0, 200)]);
+    assert_eq!(step(&plan(&host(2000), std::slice::from_ref(&idle)), 0), None);
+    let stalls = plan(&host(900), &[idle.clone(), vm(64, 1000, needs(400, Urgency::Critical))]);
+    assert_eq!(stalls.verdicts[0].rule, Rule::Revoke);
+    idle.history = seen(&[(70, 200), (40, 200), (20, 200), (0, 200)]);
+    assert_eq!(step(&plan(&host(2000), &[idle]), 0), Some((Direction::Shrink, 232)));
+}
+
+#[test]
 fn somebody_who_stalls_takes_from_what_is_not_needed_now() {
     let mut idle = vm(900, 1000, needs(200, Urgency::Idle));
     idle.history = seen(&[(75, 200), (30, 850), (0, 200)]);

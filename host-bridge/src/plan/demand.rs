@@ -38,7 +38,8 @@ pub(super) fn resolve(now_ms: Millis, vm: &VmView, policy: &Policy) -> Want {
     let mut want = match vm.demand {
         Demand::Fresh(demand) => {
             let settled = vm.history.settled_need_bytes(now_ms, demand.need_bytes);
-            fresh(vm, demand, settled, policy)
+            let want = fresh(vm, demand, settled, policy);
+            if vm.history.is_new(now_ms) { held(want, vm) } else { want }
         }
         Demand::Stale { floor_bytes, shown_use_bytes } => stale(vm, floor_bytes, shown_use_bytes, policy),
         Demand::Unknown { shown_use_bytes } => unknown(vm, shown_use_bytes, policy),
@@ -70,6 +71,12 @@ fn fresh(vm: &VmView, demand: MemoryDemand, settled: u64, policy: &Policy) -> Wa
         urgency: demand.urgency,
         ..blank
     }
+}
+
+/// A VM that is shrunk for nobody but those who stall.
+fn held(want: Want, vm: &VmView) -> Want {
+    let has = vm.target_bytes.min(want.maximum);
+    Want { surplus_from: want.surplus_from.max(has), calm_hold: want.calm_hold.max(has), ..want }
 }
 
 /// The last report expired. It keeps what it has while nobody is short, gives down to its last floor when somebody is.

@@ -23,6 +23,8 @@ pub struct History {
     stalled_ms: Option<Millis>,
     inflation: Option<Inflation>,
     needs: Needs,
+    /// Since when needs have come without a gap.
+    needs_since_ms: Option<Millis>,
     /// The need that calm decisions rest on, bytes.
     settled_bytes: u64,
 }
@@ -84,6 +86,8 @@ impl History {
     pub fn after_demand(mut self, now_ms: Millis, need_bytes: u64) -> Self {
         self.settled_bytes = self.settled_need_bytes(now_ms, need_bytes);
         let slot = now_ms / SLOT_MS;
+        let goes_on = slot.saturating_sub(self.needs.slot) < SLOTS as u64;
+        self.needs_since_ms = self.needs_since_ms.filter(|_| goes_on).or(Some(now_ms));
         for (index, highest) in self.needs.highest.iter_mut().enumerate() {
             if !is_recent(index, self.needs.slot, slot) {
                 *highest = 0;
@@ -105,6 +109,12 @@ impl History {
         let peak = self.needs.highest.iter().enumerate().filter_map(recent).fold(need_bytes, u64::max);
         let wavers = peak >= self.settled_bytes - self.settled_bytes / 32;
         if wavers { peak.max(self.settled_bytes) } else { peak }
+    }
+
+    /// Whether needs have come, but for less than the window: too little is known to call anything surplus. So a bridge
+    /// that was restarted does not take at once what it would have held.
+    pub(super) fn is_new(&self, now_ms: Millis) -> bool {
+        self.needs_since_ms.is_some_and(|since| now_ms.saturating_sub(since) < NEED_WINDOW_MS)
     }
 
     /// Until when the VM does not shrink because it grew, if that is still to come.
@@ -165,6 +175,14 @@ mod tests {
         }
         assert_eq!(history.settled_need_bytes(200_000, 3_110), 3_200);
         assert_eq!(history.after_demand(290_000, 3_050).settled_need_bytes(290_000, 3_050), 3_050);
+    }
+
+    #[test]
+    fn a_gap_in_the_needs_makes_a_vm_new_again() {
+        let history = History::default().after_demand(100_000, 1).after_demand(150_000, 1);
+        assert_eq!((history.is_new(159_999), history.is_new(160_000)), (true, false));
+        assert!(history.after_demand(300_000, 1).is_new(300_000));
+        assert!(!History::default().is_new(0), "a caller that feeds no needs has no window");
     }
 
     #[test]
