@@ -87,7 +87,7 @@ pub enum MemoryReason {
     Swapping,
     /// Tasks wait for memory (PSI).
     Stalled,
-    /// The kernel killed, or an allocation had to reclaim by itself.
+    /// The kernel killed, an allocation had to reclaim by itself, or next to nothing is available.
     Exhausted,
     /// A reason of a newer peer.
     #[serde(other)]
@@ -119,7 +119,7 @@ pub struct MemorySignals {
     pub refault_bytes_per_s: Amount,
     /// Pages read from swap, per second.
     pub swap_in_bytes_per_s: Amount,
-    /// How fast MemAvailable falls; 0 while it rises.
+    /// How fast use grows, and with it MemAvailable falls, a moving balloon left out; 0 while it does not.
     pub fall_bytes_per_s: Amount,
     /// Share of time in which some task waited for memory, thousandths.
     pub stall_some_permille: Amount,
