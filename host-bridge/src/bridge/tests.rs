@@ -94,10 +94,10 @@ impl Bridge {
 #[test]
 fn nothing_is_planned_before_every_hypervisor_was_heard() {
     let mut bridge = bridge(1024);
-    bridge.on_sighting(A, Sighting::Attached(state(768)));
-    bridge.on_guest(A, &report(200, Urgency::Normal, 0));
+    bridge.on_sighting(A, Sighting::Attached(state(300)));
+    bridge.on_guest(A, &report(500, Urgency::Critical, 0));
     bridge.take_effects();
-    assert_eq!(bridge.targets(), [], "B may have all of it");
+    assert_eq!(bridge.targets(), [], "B may have all the rest");
     bridge.on_sighting(B, Sighting::Absent(absent()));
     assert!(!bridge.targets().is_empty());
 }

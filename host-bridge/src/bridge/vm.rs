@@ -90,7 +90,7 @@ impl Vm {
         let reach = match &self.hypervisor {
             Hypervisor::Starting | Hypervisor::Absent { .. } => return None,
             Hypervisor::Unreachable { .. } => Reach::Unreachable,
-            Hypervisor::Attached(state) if !state.running => Reach::Paused,
+            Hypervisor::Attached(state) if !state.running => Reach::Stopped,
             Hypervisor::Attached(_) if self.paused => Reach::Paused,
             Hypervisor::Attached(_) => Reach::Ready,
         };

@@ -105,6 +105,8 @@ pub enum Reach {
     Ready,
     /// The hypervisor does not answer; what the VM had counts on.
     Unreachable,
+    /// The guest does not execute, so its balloon cannot move.
+    Stopped,
     /// An operator paused its planning.
     Paused,
 }
@@ -239,6 +241,8 @@ pub enum Rule {
     Stale,
     /// The hypervisor does not answer.
     Unreachable,
+    /// The guest does not execute.
+    Stopped,
     /// An operator paused it.
     Paused,
 }
