@@ -116,7 +116,8 @@ impl Axes {
             pen = match sample.vms[at].need_bytes {
                 Some(need) => {
                     path.push(pen);
-                    path.push_str(&point(sample, below(sample) + need));
+                    // A guest may want more than there is; the picture ends at its top.
+                    path.push_str(&point(sample, (below(sample) + need).min(self.top_bytes)));
                     'L'
                 }
                 None => 'M',

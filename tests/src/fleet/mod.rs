@@ -9,7 +9,7 @@ mod watch;
 use std::{fs, path::PathBuf, time::Duration};
 
 use anyhow::{Context, Result};
-use vmtide_bridge::api::client::Client;
+use vmtide_bridge::{api::client::Client, record::sentence};
 
 pub use config::{FleetConfig, Member};
 pub use watch::{Seen, Watch};
@@ -136,6 +136,15 @@ impl Fleet {
         })
         .await
         .with_context(|| format!("the bridge's log:\n{}", self.bridge_log()))
+    }
+
+    /// The bridge's last decisions in sentences, for the message of an assertion.
+    pub async fn explain(&self) -> String {
+        let decisions = self.client().decisions(None, 30).await.unwrap_or_default();
+        let told = decisions.iter().map(|decision| {
+            format!("{} s, {}: {}", decision.at_unix_ms / 1000 % 1000, decision.vm, sentence(decision))
+        });
+        told.collect::<Vec<_>>().join("\n")
     }
 
     /// Begins to sample all VMs from QEMU.
