@@ -281,6 +281,8 @@ impl Bridge {
         for ((number, view), verdict) in numbers.into_iter().zip(views).zip(plan.verdicts) {
             self.vms[number].verdict = Some(verdict);
             if let Some(step) = verdict.step {
+                // A balloon moves whole pages. Rounded down, for what it rounds up would add up beyond the limit.
+                let step = Step { to_bytes: step.to_bytes - step.to_bytes % PAGE_BYTES, ..step };
                 self.take_step(number, &view.demand, &verdict, step);
             }
         }

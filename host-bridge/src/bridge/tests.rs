@@ -226,6 +226,20 @@ fn a_refused_target_is_no_promise() {
 }
 
 #[test]
+fn targets_are_whole_pages_and_fit_together() {
+    let mut bridge = bridge(1000);
+    for vm in [A, B] {
+        bridge.on_sighting(vm, Sighting::Attached(state(768)));
+    }
+    bridge.set("a", Change { shares: Some(1777), ..Change::default() }).unwrap();
+    bridge.take_effects();
+    bridge.plan();
+    let targets: Vec<u64> = bridge.vms().iter().map(|vm| vm.target_bytes).collect();
+    assert!(targets.iter().all(|bytes| bytes % 4096 == 0), "{targets:?}");
+    assert!((990 * MIB..=1000 * MIB).contains(&targets.iter().sum()), "{targets:?}");
+}
+
+#[test]
 fn guests_learn_their_allocation_and_what_the_host_is_short_of() {
     let mut bridge = Bridge::settled(640, 300, 300);
     bridge.time(100_000).on_guest(A, &report(500, Urgency::Pressed, 0));

@@ -4,6 +4,7 @@ use super::reaction::Waiting;
 use crate::api::types::VmState;
 use crate::config::VmConfig;
 use crate::hypervisor::MachineState;
+use crate::hypervisor::driver::PAGE_BYTES;
 use crate::plan::{Demand, History, Limits, Millis, Reach, Verdict, VmView};
 use crate::record::Decisions;
 use vmtide_protocol::bridge::Allocation;
@@ -66,7 +67,7 @@ impl Vm {
         }
     }
 
-    /// The operator's limits, held to what the VM was built with.
+    /// The operator's limits, held to what the VM was built with, in whole pages.
     pub(super) fn limits(&self) -> Limits {
         let ram_bytes = match self.hypervisor {
             Hypervisor::Attached(state) => state.ram_bytes,
@@ -74,8 +75,12 @@ impl Vm {
             Hypervisor::Starting | Hypervisor::Absent { .. } => u64::MAX,
         };
         let Limits { minimum_bytes, maximum_bytes, shares } = self.config.limits;
-        let maximum_bytes = maximum_bytes.min(ram_bytes);
-        Limits { minimum_bytes: minimum_bytes.min(maximum_bytes), maximum_bytes, shares }
+        let maximum_bytes = match maximum_bytes.min(ram_bytes) {
+            u64::MAX => u64::MAX,
+            bytes => bytes - bytes % PAGE_BYTES,
+        };
+        let minimum_bytes = minimum_bytes.div_ceil(PAGE_BYTES).saturating_mul(PAGE_BYTES).min(maximum_bytes);
+        Limits { minimum_bytes, maximum_bytes, shares }
     }
 
     pub(super) fn shown_use_bytes(&self) -> Option<u64> {

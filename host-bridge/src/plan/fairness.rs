@@ -170,7 +170,8 @@ mod tests {
             demand: Demand::Fresh(demand),
             history: History::default(),
         };
-        crate::plan::demand::resolve(0, &vm, &Policy::default())
+        let policy = Policy { minimum_headroom_bytes: 32 * MIB, ..Policy::default() };
+        crate::plan::demand::resolve(0, &vm, &policy)
     }
 
     fn mib(budget: u64, wants: &[Want], tax: u32) -> Vec<u64> {

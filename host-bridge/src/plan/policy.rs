@@ -52,7 +52,7 @@ impl Default for Policy {
     fn default() -> Self {
         Self {
             headroom_permille: 100,
-            minimum_headroom_bytes: 32 * MIB,
+            minimum_headroom_bytes: 64 * MIB,
             spike_pool_permille: 50,
             idle_tax_percent: 75,
             need_noise_permille: 125,
