@@ -26,6 +26,12 @@ fn own_share(budget: u128, vms: &[VmView], index: usize) -> u128 {
     share(low, &vms[index])
 }
 
+/// What is shared out of `available` bytes: all but the pool, which minimums go before.
+fn budget(available: u128, limit: u64, vms: &[VmView]) -> u128 {
+    let minimums = sum(vms.iter().map(|vm| bounds(vm).0));
+    available - available.saturating_sub(minimums).min(u128::from(limit) / 20)
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
 
@@ -73,21 +79,27 @@ proptest! {
     }
 
     #[test]
-    fn who_cannot_be_changed_or_is_not_known_is_not_shrunk((host, vms) in any_host()) {
+    fn who_cannot_be_changed_is_not_shrunk_and_who_is_silent_keeps_its_own_share((host, vms) in any_host()) {
         let plan = plan(&host, &vms);
+        let ready: Vec<VmView> = vms.iter().filter(|vm| vm.reach == Reach::Ready).cloned().collect();
+        let fixed = sum(vms.iter().filter(|vm| vm.reach != Reach::Ready).map(VmView::committed_bytes));
+        let budget = budget(u128::from(host.limit_bytes()).saturating_sub(fixed), host.limit_bytes(), &ready);
+        let mut ready_index = 0;
         for (vm, verdict) in vms.iter().zip(&plan.verdicts) {
+            let index = ready_index;
+            ready_index += usize::from(vm.reach == Reach::Ready);
             let Some(step) = verdict.step else { continue };
             prop_assert_eq!(vm.reach, Reach::Ready);
             if plan.state == HostState::Emergency || step.direction() == Direction::Grow {
                 continue;
             }
-            match vm.demand {
-                Demand::Stale { floor_bytes, .. } => {
-                    prop_assert!(step.to_bytes >= floor_bytes.min(vm.target_bytes).min(bounds(vm).1));
-                }
-                Demand::Unknown { .. } => prop_assert_eq!(step.to_bytes, bounds(vm).1, "only to its maximum"),
-                Demand::Fresh(_) => {}
-            }
+            let kept = match vm.demand {
+                Demand::Stale { floor_bytes, .. } => floor_bytes.min(vm.target_bytes).min(bounds(vm).1),
+                Demand::Unknown { .. } => vm.target_bytes.min(bounds(vm).1),
+                Demand::Fresh(_) => continue,
+            };
+            let due = if plan.state == HostState::Short { own_share(budget, &ready, index) } else { u128::MAX };
+            prop_assert!(u128::from(step.to_bytes) + 4096 >= due.min(u128::from(kept)), "{:?} {}", step, kept);
         }
     }
 
@@ -139,16 +151,17 @@ proptest! {
         liar in any::<prop::sample::Index>(),
         lie in demand(),
     ) {
+        // Every kind: silence must not win what a lie cannot.
         let liar = liar.index(vms.len());
-        if matches!(lie, Demand::Fresh(_)) {
-            vms[liar].demand = lie;
-        }
+        vms[liar].demand = lie;
         let plan = plan(&host, &vms);
         let minimums = sum(vms.iter().map(|vm| bounds(vm).0));
         let limit = host.limit_bytes();
-        let spare = u128::from(limit).saturating_sub(minimums);
-        let budget = u128::from(limit) - spare.min(u128::from(limit) / 20);
+        let budget = budget(limit.into(), limit, &vms);
         for (index, verdict) in plan.verdicts.iter().enumerate() {
+            if plan.state == HostState::Emergency && matches!(vms[index].demand, Demand::Unknown { .. }) {
+                continue; // just booted on a full host: gives first
+            }
             let due = own_share(budget, &vms, index).min(u128::from(verdict.wanted_bytes));
             // Levels are rounded down: some bytes at most.
             prop_assert!(

@@ -214,11 +214,38 @@ fn a_guest_without_a_report_is_not_shrunk_and_grows_by_what_is_shown() {
 }
 
 #[test]
-fn a_stale_guest_gives_down_to_its_last_floor() {
+fn a_stale_guest_gives_down_to_its_last_floor_and_beyond_its_own_share_in_slices() {
     let stale = vm(900, 1000, Demand::Stale { floor_bytes: 600 * MIB, shown_use_bytes: None });
     assert_eq!(plan(&host(2000), std::slice::from_ref(&stale)).verdicts[0].rule, Rule::Stale);
-    let plan = plan(&host(1000), &[stale, vm(64, 1000, greedy(Urgency::Critical))]);
-    assert_eq!(step(&plan, 0), Some((Direction::Shrink, 600)));
+    // Its own share is 475 of the 950 beside the pool: silence must not keep more. A slice is 56.
+    let contended = plan(&host(1000), &[stale.clone(), vm(64, 1000, greedy(Urgency::Critical))]);
+    assert_eq!(step(&contended, 0), Some((Direction::Shrink, 544)));
+    let safe = vm(400, 1000, Demand::Stale { floor_bytes: 400 * MIB, shown_use_bytes: None });
+    let contended = plan(&host(1000), &[safe, vm(64, 1000, greedy(Urgency::Critical))]);
+    assert_eq!(step(&contended, 0), None, "a floor within its own share holds");
+}
+
+#[test]
+fn a_vm_started_on_a_full_host_gives_before_those_who_live_there() {
+    let resident = |floor| {
+        let demand = MemoryDemand { need_bytes: 500 * MIB, floor_bytes: floor * MIB, urgency: Urgency::Normal };
+        vm(550, 768, Demand::Fresh(demand))
+    };
+    let started = vm(768, 768, Demand::Unknown { shown_use_bytes: None });
+    let plan = plan(&host(1280), &[resident(460), resident(300), started]);
+    assert_eq!(plan.state, HostState::Emergency);
+    let to: Vec<u64> = (0..3).map(|index| step(&plan, index).map_or(550, |(_, mib)| mib)).collect();
+    // By shares alone each would be down to 405. The first calls 460 safe, the second may keep 405 and has to give
+    // only what is lacking then; who booted a moment ago gives most.
+    assert_eq!(to, [460, 469, 350]);
+}
+
+#[test]
+fn what_a_vm_grew_for_is_blocked_and_what_it_says_it_does_not_need_is_not() {
+    let mut donor = vm(800, 1000, needs(300, Urgency::Idle));
+    donor.history = moved(300, 800, Pace::Urgent, 2000);
+    let plan = plan(&host(1000), &[donor, vm(200, 1000, greedy(Urgency::Critical))]);
+    assert_eq!(step(&plan, 0), Some((Direction::Shrink, 357)), "with headroom it wants 332");
 }
 
 #[test]

@@ -27,7 +27,7 @@ pub(super) struct Want {
     pub calm_hold: u64,
     /// Shrinking below goes in small steps.
     pub floor: u64,
-    /// It is not shrunk below, except in an emergency.
+    /// It is not shrunk below, except in an emergency and beyond its own share.
     pub kept: u64,
     /// How much its need matters.
     pub urgency: Urgency,
@@ -91,11 +91,11 @@ fn stale(vm: &VmView, floor: u64, shown: Option<u64>, policy: &Policy) -> Want {
     }
 }
 
-/// No report yet. It keeps what it has.
+/// No report yet. It keeps what it has, and gives beyond its own share slowly, for nobody knows what it lives on.
 fn unknown(vm: &VmView, shown: Option<u64>, policy: &Policy) -> Want {
     let blank = blank(vm);
     let need = shown.map_or(blank.kept, |shown| shown.min(blank.maximum));
-    Want { need, ..shown_growth(vm, shown, policy) }
+    Want { need, floor: blank.kept, ..shown_growth(vm, shown, policy) }
 }
 
 /// What it has, or more where the hypervisor shows that more is in use.

@@ -72,18 +72,62 @@ pub(super) fn entitlements(budget_bytes: u64, wants: &[Want], prices: Prices) ->
     if claims <= u128::from(budget_bytes) {
         return wants.iter().map(|want| want.claim).collect();
     }
-    let everything = |want: &Want| Tank { shares: want.shares, low: want.kept, need: u64::MAX, high: u64::MAX };
-    let own_level = water_level(budget_bytes, wants.iter().map(everything), prices);
-    let tanks: Vec<Tank> = wants
-        .iter()
-        .map(|want| {
-            let own_share = everything(want).at(own_level, prices);
-            let low = want.claim.min(own_share).max(want.kept);
-            Tank { shares: want.shares, low, need: want.need, high: want.claim.max(want.kept) }
-        })
-        .collect();
+    let own_shares = own_shares(budget_bytes, wants, |want| want.kept, prices);
+    let tank = |(want, own_share): (&Want, u64)| {
+        let low = want.claim.min(own_share).max(want.kept);
+        Tank { shares: want.shares, low, need: want.need, high: want.claim.max(want.kept) }
+    };
+    let tanks: Vec<Tank> = wants.iter().zip(own_shares).map(tank).collect();
     let level = water_level(budget_bytes, tanks.iter().copied(), prices);
     tanks.iter().map(|tank| tank.at(level, prices)).collect()
+}
+
+/// Where claims do not fit: what a guest keeps because it said so once and fell silent, or never spoke, is worth no more
+/// than its own share. Silence must not win what a lie cannot.
+pub(super) fn hold_to_own_share(wants: &mut [Want], budget_bytes: u64, prices: Prices) {
+    let claims: u128 = wants.iter().map(|want| u128::from(want.claim)).sum();
+    if claims <= u128::from(budget_bytes) || wants.iter().all(|want| want.kept <= want.minimum) {
+        return;
+    }
+    let own_shares = own_shares(budget_bytes, wants, |want| want.minimum, prices);
+    for (want, own_share) in wants.iter_mut().zip(own_shares) {
+        want.kept = want.kept.min(own_share.max(want.minimum));
+    }
+}
+
+/// What VMs insist on in an emergency.
+///
+/// More is committed than there is when a VM was started on a full host: it boots with its maximum, most of it free,
+/// while the others live in theirs. So who is not known yet gives first, down to its minimum, and the others go no
+/// lower than their own share, or what they themselves call safe. When that does not fit, or the host itself is in
+/// trouble, only minimums hold.
+pub(super) fn give_way(
+    wants: &mut [Want],
+    is_known: &[bool],
+    budget_bytes: u64,
+    host_in_trouble: bool,
+    prices: Prices,
+) {
+    let own_shares = own_shares(budget_bytes, wants, |want| want.minimum, prices);
+    let insists = |((want, own_share), is_known): ((&Want, &u64), &bool)| {
+        if *is_known { want.claim.min(*own_share).max(want.floor) } else { want.minimum }
+    };
+    let insisted: Vec<u64> = wants.iter().zip(&own_shares).zip(is_known).map(insists).collect();
+    let fits = insisted.iter().map(|bytes| u128::from(*bytes)).sum::<u128>() <= u128::from(budget_bytes);
+    for ((want, insisted), is_known) in wants.iter_mut().zip(insisted).zip(is_known) {
+        want.kept = want.minimum;
+        if fits && !host_in_trouble {
+            want.kept = insisted;
+            want.claim = if *is_known { insisted } else { want.claim };
+        }
+    }
+}
+
+/// What each would have if everybody wanted everything and nobody went below `low`.
+fn own_shares(budget_bytes: u64, wants: &[Want], low: impl Fn(&Want) -> u64, prices: Prices) -> Vec<u64> {
+    let everything = |want: &Want| Tank { shares: want.shares, low: low(want), need: u64::MAX, high: u64::MAX };
+    let level = water_level(budget_bytes, wants.iter().map(everything), prices);
+    wants.iter().map(|want| everything(want).at(level, prices)).collect()
 }
 
 /// `bytes` for those who ask for `(shares, ask)`: all of it if the asks fit, else by shares, nobody more than it asked.

@@ -6,7 +6,7 @@ use super::grant::{self, Free};
 use super::policy::{narrow, permille};
 use super::revoke::{self, Cause};
 use super::seat::{Moment, Seat};
-use super::{HostState, HostView, Millis, Plan, Policy, Reach, Rule, Urgency, Verdict, VmView};
+use super::{Demand, HostState, HostView, Millis, Plan, Policy, Reach, Rule, Urgency, Verdict, VmView};
 
 /// The plan for `vms` on `host` at `now_ms`. It is a function of what is: nothing is queued, what cannot be done now is
 /// planned anew when the hypervisor confirmed more.
@@ -14,9 +14,11 @@ use super::{HostState, HostView, Millis, Plan, Policy, Reach, Rule, Urgency, Ver
 /// 1. What each VM wants: need and headroom within its limits ([`Policy::headroom_permille`]). A VM that cannot be
 ///    changed counts in full.
 /// 2. All wants fit beside the spike pool: each VM is entitled to what it wants.
-/// 3. They do not: shares decide, idle bytes taxed; urgent VMs may also draw the pool, each its shares' part of it.
-/// 4. The host itself is in trouble, or more is committed than there is, or what must be kept does not fit: emergency.
-///    Floors, blocks and the rest after a stall give way, minimums hold; only urgent growth goes on.
+/// 3. They do not: shares decide, idle bytes taxed; urgent VMs may also draw the pool, each its shares' part of it. What
+///    a guest keeps by silence is worth its own share too.
+/// 4. The host itself is in trouble, or more is committed than there is, or the minimums do not fit: emergency. Blocks
+///    and the rest after a stall give way, minimums hold; only urgent growth goes on. Where too much is committed, a VM
+///    that just booted is the first to give and floors hold as long as they fit ([`fairness::give_way`]).
 /// 5. Shrink at once: surplus, then for those who stall, then for those who are short and for the pool.
 /// 6. Grow only into what is free now.
 pub fn plan(now_ms: Millis, host: &HostView, vms: &[VmView], policy: &Policy) -> Plan {
@@ -25,16 +27,16 @@ pub fn plan(now_ms: Millis, host: &HostView, vms: &[VmView], policy: &Policy) ->
     let mut wants: Vec<Want> = ready.iter().map(|vm| demand::resolve(now_ms, vm, policy)).collect();
     let books = Books::new(host, vms, policy);
 
-    let cannot_keep = sum(&wants, |want| want.kept) > books.available;
-    let is_emergency = books.host_in_trouble || books.committed > books.limit || cannot_keep;
-    if is_emergency {
-        for want in &mut wants {
-            want.kept = want.minimum;
-        }
-    }
-    let spare = books.available.saturating_sub(sum(&wants, |want| want.kept));
-    let pool = permille(books.limit, policy.spike_pool_permille).min(spare);
+    let minimums = sum(&wants, |want| want.minimum);
+    let is_emergency = books.host_in_trouble || books.committed > books.limit || minimums > books.available;
+    let pool = permille(books.limit, policy.spike_pool_permille).min(books.available.saturating_sub(minimums));
     let budget = (books.available - pool).min(books.fit);
+    if is_emergency {
+        let is_known: Vec<bool> = ready.iter().map(|vm| !matches!(vm.demand, Demand::Unknown { .. })).collect();
+        fairness::give_way(&mut wants, &is_known, budget, books.host_in_trouble, prices);
+    } else {
+        fairness::hold_to_own_share(&mut wants, budget, prices);
+    }
     let mut entitled = fairness::entitlements(budget, &wants, prices);
     let drawn = if is_emergency { 0 } else { draw_pool(pool, &wants, &mut entitled) };
     let kept_free = pool - drawn;

@@ -38,7 +38,8 @@ pub(super) fn hold_to_maximum(seat: &mut Seat<'_>) {
 /// Returns to the pool what a VM did not want at any time in the last minute.
 pub(super) fn return_surplus(seat: &mut Seat<'_>, moment: &Moment<'_>) {
     let surplus = seat.to.saturating_sub(seat.want.surplus_from);
-    if surplus >= moment.policy.dead_band(seat.vm.allocation_bytes) && may_shrink(seat, Pace::Calm, moment) {
+    let is_blocked = must_rest(seat, moment) || seat.shrink_blocked_until(Pace::Calm, moment).is_some();
+    if surplus >= moment.policy.dead_band(seat.vm.allocation_bytes) && !is_blocked {
         seat.move_to(seat.want.surplus_from, Pace::Calm, Rule::ReturnSurplus);
     }
 }
@@ -68,13 +69,20 @@ pub(super) fn revoke(seats: &mut [Seat<'_>], lack_bytes: u64, cause: Cause, pric
 
 /// What `seat` can give for `cause` now, 0 when that is not worth a move.
 fn spare(seat: &Seat<'_>, cause: Cause, moment: &Moment<'_>) -> u64 {
+    if must_rest(seat, moment) {
+        return 0;
+    }
+    let is_blocked = seat.shrink_blocked_until(cause.pace(), moment).is_some();
     let line = match cause {
+        // A block keeps what the VM grew for. What it says that it does not need is not that.
+        Cause::Stall if is_blocked => seat.entitled.max(seat.want.wanted),
         Cause::Emergency | Cause::Stall => seat.entitled,
+        Cause::Shares if is_blocked => return 0,
         Cause::Shares => seat.entitled.max(seat.want.calm_hold),
     };
     let above = seat.to.saturating_sub(line);
     let least = least(seat, cause, moment);
-    if above < least || !may_shrink(seat, cause.pace(), moment) {
+    if above < least {
         return 0;
     }
     if cause == Cause::Emergency {
@@ -98,8 +106,7 @@ fn least(seat: &Seat<'_>, cause: Cause, moment: &Moment<'_>) -> u64 {
     }
 }
 
-fn may_shrink(seat: &Seat<'_>, pace: Pace, moment: &Moment<'_>) -> bool {
-    !seat.is_stalled(moment)
-        && seat.resting_until(moment).is_none()
-        && seat.shrink_blocked_until(pace, moment).is_none()
+/// Whether its balloon is stalled, or was a moment ago.
+fn must_rest(seat: &Seat<'_>, moment: &Moment<'_>) -> bool {
+    seat.is_stalled(moment) || seat.resting_until(moment).is_some()
 }

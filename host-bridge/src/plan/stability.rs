@@ -3,7 +3,7 @@
 //! Blocks and the stalled balloon follow the ChromeOS resource manager (vm_tools, balloon blockers): a move keeps
 //! the opposite direction shut for a while, and a guest that cannot fill its balloon gets some of it back.
 
-use super::{Direction, Millis, Pace, Policy, Step, VmView};
+use super::{Direction, MIB, Millis, Pace, Policy, Step, VmView};
 use serde::{Deserialize, Serialize};
 
 /// How far back the peak of a need reaches, at least; up to a sixth more.
@@ -67,7 +67,8 @@ impl History {
     /// The history after the hypervisor was seen to hold `allocation_bytes` with `target_bytes` asked for.
     #[must_use]
     pub fn after_observation(mut self, now_ms: Millis, allocation_bytes: u64, target_bytes: u64) -> Self {
-        if allocation_bytes <= target_bytes {
+        // A guest at rest may hold a little more than was asked: what its kernel took back. That is no inflation.
+        if allocation_bytes <= target_bytes.saturating_add(MIB) {
             self.inflation = None;
             return self;
         }
