@@ -20,16 +20,19 @@ const MIB: u64 = 1 << 20;
 const RAM: u64 = 768 * MIB;
 
 /// What the fake does next.
+#[allow(clippy::struct_excessive_bools, reason = "each is a way to misbehave, and they combine")]
 #[derive(Clone, Default)]
 struct Manner {
-    /// What the VM has.
-    actual: u64,
+    /// What the VM has; below zero where the guest's driver claims an absurd balloon.
+    actual: i64,
     /// Answers nothing.
     mute: bool,
     /// Sends an event that nobody knows before each answer.
     chatty: bool,
     /// Refuses to move the balloon.
     refuses: bool,
+    /// Was started without one.
+    no_balloon: bool,
     /// The guest gives no more than down to here.
     sticks_at: Option<u64>,
     targets: Vec<u64>,
@@ -43,7 +46,7 @@ struct FakeQemu {
 
 impl FakeQemu {
     fn start(folder: &Path) -> Self {
-        let manner = Manner { actual: RAM, ..Manner::default() };
+        let manner = Manner { actual: signed(RAM), ..Manner::default() };
         let fake = Self { path: folder.join("qmp.sock"), manner: Arc::new(Mutex::new(manner)) };
         let listener = UnixListener::bind(&fake.path).unwrap();
         let served = fake.clone();
@@ -92,6 +95,9 @@ fn answer(manner: &mut Manner, request: &Value) -> Value {
     let returned = match request["execute"].as_str().unwrap() {
         "query-memory-size-summary" => json!({ "base-memory": RAM, "plugged-memory": 0 }),
         "query-status" => json!({ "running": true, "status": "running" }),
+        "query-balloon" if manner.no_balloon => {
+            return json!({ "error": { "class": "DeviceNotActive", "desc": "No balloon device has been activated" } });
+        }
         "query-balloon" => json!({ "actual": manner.actual }),
         "qom-list" => json!([{ "name": "b0", "type": "child<virtio-balloon-pci>" }]),
         "qom-get" => json!({ "last-update": 0, "stats": {} }),
@@ -99,12 +105,16 @@ fn answer(manner: &mut Manner, request: &Value) -> Value {
         "balloon" => {
             let value = request["arguments"]["value"].as_u64().unwrap();
             manner.targets.push(value);
-            manner.actual = manner.sticks_at.map_or(value, |at| value.max(at));
+            manner.actual = signed(manner.sticks_at.map_or(value, |at| value.max(at)));
             json!({})
         }
         _ => json!({}),
     };
     json!({ "return": returned })
+}
+
+fn signed(bytes: u64) -> i64 {
+    i64::try_from(bytes).unwrap()
 }
 
 type Sightings = mpsc::Receiver<(usize, Sighting)>;
@@ -128,7 +138,7 @@ async fn until(sightings: &mut Sightings, wanted: impl Fn(&Sighting) -> bool) ->
 }
 
 fn has(sighting: &Sighting, bytes: u64) -> bool {
-    matches!(sighting, Sighting::Attached(state) | Sighting::State(state) if state.allocation_bytes == bytes)
+    matches!(sighting, Sighting::Attached(state) | Sighting::State { state, .. } if state.allocation_bytes == bytes)
 }
 
 #[tokio::test]
@@ -141,8 +151,27 @@ async fn reads_what_the_vm_has_in_spite_of_unknown_events() {
     let seen = qemu.read().await.unwrap();
     assert_eq!(
         seen,
-        MachineState { ram_bytes: RAM, allocation_bytes: 512 * MIB, running: true, shown_use_bytes: None }
+        MachineState {
+            ram_bytes: RAM,
+            allocation_bytes: 512 * MIB,
+            running: true,
+            has_balloon: true,
+            shown_use_bytes: None
+        }
     );
+}
+
+#[tokio::test]
+async fn a_vm_without_a_balloon_and_one_that_claims_nonsense_count_in_full() {
+    let folder = tempfile::tempdir().unwrap();
+    let fake = FakeQemu::start(folder.path());
+    let mut qemu = Qemu::connect(&fake.path).await.unwrap();
+    fake.with(|manner| manner.actual = -4096);
+    let seen = qemu.read().await.unwrap();
+    assert_eq!((seen.allocation_bytes, seen.has_balloon), (RAM, true));
+    fake.with(|manner| manner.no_balloon = true);
+    let seen = qemu.read().await.unwrap();
+    assert_eq!((seen.allocation_bytes, seen.has_balloon), (RAM, false));
 }
 
 #[tokio::test]
@@ -182,7 +211,7 @@ async fn a_target_is_confirmed_by_what_is_read_back() {
     fake.with(|manner| manner.sticks_at = Some(700 * MIB));
     driver.set_target(512 * MIB);
     assert!(has(&next(&mut sightings).await, 700 * MIB), "as far as it came, not as far as it was asked");
-    fake.with(|manner| manner.actual = 512 * MIB);
+    fake.with(|manner| manner.actual = signed(512 * MIB));
     until(&mut sightings, |sighting| has(sighting, 512 * MIB)).await;
 }
 
@@ -194,9 +223,10 @@ async fn a_refusal_keeps_the_connection() {
     next(&mut sightings).await;
     fake.with(|manner| manner.refuses = true);
     driver.set_target(512 * MIB);
-    assert!(
-        matches!(next(&mut sightings).await, Sighting::Refused(error) if error.to_string().contains("no such luck"))
-    );
+    assert!(matches!(
+        next(&mut sightings).await,
+        Sighting::Refused { target_bytes, error } if target_bytes == 512 * MIB && error.to_string().contains("no such luck")
+    ));
     fake.with(|manner| manner.refuses = false);
     driver.set_target(500 * MIB);
     until(&mut sightings, |sighting| has(sighting, 500 * MIB)).await;

@@ -5,7 +5,7 @@ use super::vm::{Hypervisor, Vm};
 use crate::api::Control;
 use crate::api::types::{self, Change, Refusal, Status};
 use crate::config::check_limits;
-use crate::plan::Limits;
+use crate::plan::{Limits, Rule, Verdict};
 use crate::record::{Decision, Event, standing};
 use std::time::Duration;
 
@@ -25,25 +25,37 @@ impl Bridge {
         let vm = &self.vms[number];
         let limits = vm.limits();
         let demand = self.demand(number);
+        let paused = |verdict: Verdict| {
+            if self.paused { Verdict { rule: Rule::Paused, step: None, ..verdict } } else { verdict }
+        };
+        let verdict = vm.verdict.map(paused);
         types::Vm {
             name: vm.config.name.clone(),
             state: vm.state(),
             detail: vm.detail(),
-            paused: vm.paused,
+            paused: vm.paused || self.paused,
             allocation_bytes: vm.allocation_bytes(),
             target_bytes: vm.target_bytes,
             minimum_bytes: limits.minimum_bytes,
             maximum_bytes: limits.maximum_bytes,
             shares: limits.shares,
-            standing: vm.verdict.map_or_else(|| "Not planned yet.".to_owned(), |verdict| standing(&demand, &verdict)),
+            standing: verdict.map_or_else(|| "Not planned yet.".to_owned(), |verdict| standing(&demand, &verdict)),
             demand,
-            verdict: vm.verdict,
+            verdict,
             agent: self.guests.summary(number, self.now.ms),
         }
     }
 
+    /// Where nothing was asked for a while, nothing is assumed.
+    fn resume(&mut self, number: usize) {
+        let is_attached = matches!(self.vms[number].hypervisor, Hypervisor::Attached(_));
+        if is_attached && !self.paused && !self.vms[number].paused {
+            self.hold(number);
+        }
+    }
+
     fn committed_bytes(&self) -> u64 {
-        self.vms.iter().map(Vm::committed_bytes).sum()
+        self.vms.iter().map(Vm::committed_bytes).fold(0, u64::saturating_add)
     }
 }
 
@@ -120,9 +132,13 @@ impl Control for Bridge {
         if let Some(name) = name {
             let number = self.number(name)?;
             self.vms[number].paused = paused;
+            self.resume(number);
             self.note(number, format!("an operator {verb} its planning"));
         } else {
             self.paused = paused;
+            for number in 0..self.vms.len() {
+                self.resume(number);
+            }
             tracing::info!("an operator {verb} all planning");
             self.events.push(self.now.unix_ms, None, format!("an operator {verb} all planning"));
         }

@@ -110,6 +110,7 @@ pub async fn run(config: Config) -> Result<(), Error> {
             match effect {
                 Effect::SetTarget { vm, bytes } => drivers[vm].set_target(bytes),
                 Effect::TellAllocation { vm, allocation } => guests.set_allocation(vm, allocation),
+                Effect::ForgetAllocation { vm } => guests.forget_allocation(vm),
                 Effect::TellHost(host) => guests.set_host(host),
             }
         }

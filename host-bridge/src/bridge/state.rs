@@ -1,12 +1,12 @@
 //! What the bridge knows and decides, without I/O: sightings, guests' words and time in, effects out.
 
-use super::reaction::Reactions;
+use super::reaction::{Reactions, Waiting};
 use super::vm::{Hypervisor, Vm};
 use crate::config::{Bytes, Config};
 use crate::guests::{GuestEvent, Views};
 use crate::hypervisor::driver::{PAGE_BYTES, Sighting};
 use crate::hypervisor::{Error, MachineState};
-use crate::plan::{Demand, History, HostState, HostView, Millis, Policy, Step, Urgency, Verdict, memory};
+use crate::plan::{Demand, History, HostState, HostView, MIB, Millis, Policy, Step, Urgency, Verdict, memory};
 use crate::record::{Decision, Events, Outcome};
 use std::collections::HashMap;
 use std::time::Duration;
@@ -33,6 +33,11 @@ pub enum Effect {
         vm: usize,
         /// What it has.
         allocation: Allocation,
+    },
+    /// The VM is gone: whoever comes in its place is not to be told what it had.
+    ForgetAllocation {
+        /// The VM.
+        vm: usize,
     },
     /// Tell all guests what the host is short of.
     TellHost(Host),
@@ -121,8 +126,8 @@ impl Bridge {
     pub fn on_sighting(&mut self, number: usize, sighting: Sighting) {
         match sighting {
             Sighting::Attached(state) => self.on_attached(number, state),
-            Sighting::State(state) => self.on_state(number, state),
-            Sighting::Refused(error) => self.on_refused(number, &error),
+            Sighting::State { state, accepted_bytes } => self.on_state(number, state, accepted_bytes),
+            Sighting::Refused { target_bytes, error } => self.on_refused(number, target_bytes, &error),
             Sighting::Absent(error) => self.on_absent(number, &error),
             Sighting::Unreachable(error) => self.on_unreachable(number, &error),
         }
@@ -130,56 +135,84 @@ impl Bridge {
 
     fn on_attached(&mut self, number: usize, state: MachineState) {
         let vm = &mut self.vms[number];
+        // What was done to a VM that only did not answer for a while still holds; a new one has no past.
+        if !matches!(vm.hypervisor, Hypervisor::Unreachable { .. }) {
+            vm.history = History::default();
+        }
         vm.hypervisor = Hypervisor::Attached(state);
-        vm.target_bytes = state.allocation_bytes;
-        vm.history = History::default();
-        vm.moving_since = None;
-        // Somebody before us may have asked for something that is still under way. What is not known cannot be
-        // counted, so the VM is held where it is until there is a plan.
-        self.effects.push(Effect::SetTarget { vm: number, bytes: state.allocation_bytes });
-        self.tell(number);
+        self.hold(number);
         self.note(number, format!("its hypervisor answers: it has {}", Bytes(state.allocation_bytes)));
         self.want_plan(URGENT);
     }
 
-    fn on_state(&mut self, number: usize, state: MachineState) {
+    /// Makes what is known of a VM true: its target is what it has.
+    ///
+    /// Somebody before us may have asked for something that is still under way, and what is not known cannot be
+    /// counted. While planning is paused, nothing is asked.
+    pub(super) fn hold(&mut self, number: usize) {
+        let vm = &mut self.vms[number];
+        let bytes = vm.allocation_bytes();
+        (vm.target_bytes, vm.accepted_bytes, vm.moving_since) = (bytes, bytes, None);
+        let is_fixed = matches!(vm.hypervisor, Hypervisor::Attached(state) if !state.has_balloon);
+        if !self.paused && !vm.paused && !is_fixed {
+            self.effects.push(Effect::SetTarget { vm: number, bytes });
+        }
+        self.tell(number);
+    }
+
+    fn on_state(&mut self, number: usize, state: MachineState, accepted_bytes: Option<u64>) {
         let now = self.now;
         let vm = &mut self.vms[number];
-        let Hypervisor::Attached(before) = std::mem::replace(&mut vm.hypervisor, Hypervisor::Attached(state)) else {
-            return;
-        };
-        let reached = state.allocation_bytes.abs_diff(vm.target_bytes) < PAGE_BYTES;
+        let Hypervisor::Attached(before) = vm.hypervisor else { return };
+        vm.hypervisor = Hypervisor::Attached(state);
+        vm.accepted_bytes = accepted_bytes.unwrap_or(vm.accepted_bytes);
         vm.history = vm.history.after_observation(now.ms, state.allocation_bytes, vm.target_bytes);
         if let Some(ms) = vm.waiting.on_allocation(now.ms, state.allocation_bytes) {
             self.reactions.push(ms);
         }
+        let target_bytes = vm.target_bytes;
+        let mut is_settled = false;
         let mut message = None;
-        if let (true, Some(since)) = (reached, vm.moving_since) {
-            vm.moving_since = None;
-            vm.decisions.settle(Outcome::Confirmed { after_ms: now.ms.saturating_sub(since) });
-            self.tell(number);
-        } else if vm.moving_since.is_none() && state.allocation_bytes > before.allocation_bytes.max(vm.target_bytes) {
-            let taken = Bytes(state.allocation_bytes - vm.target_bytes);
-            message = Some(format!("its guest took {taken} back by itself (deflate-on-oom)"));
-            self.tell(number);
+        match vm.moving_since {
+            Some(since) if state.allocation_bytes.abs_diff(target_bytes) < PAGE_BYTES => {
+                is_settled = true;
+                vm.moving_since = None;
+                vm.decisions.settle(Outcome::Confirmed { after_ms: now.ms.saturating_sub(since) });
+                self.tell(number);
+            }
+            // Moved by nobody here: by the guest when it ran out, by its reboot, or by another hand.
+            None if state.allocation_bytes > before.allocation_bytes.max(target_bytes) => {
+                let more = Bytes(state.allocation_bytes - target_bytes);
+                message = Some(format!("its balloon gave {more} back without being asked"));
+                self.tell(number);
+            }
+            None if state.allocation_bytes + MIB < target_bytes.min(before.allocation_bytes) => {
+                let has = Bytes(state.allocation_bytes);
+                message = Some(format!("its balloon was inflated by somebody else: it has {has}"));
+                self.hold(number);
+            }
+            Some(_) | None => {}
         }
-        if before.running != state.running {
-            message = Some(format!("its guest {}", if state.running { "runs again" } else { "was stopped" }));
-        }
-        if reached || state.allocation_bytes < before.allocation_bytes {
+        if is_settled || state.allocation_bytes < before.allocation_bytes {
             self.want_plan(FREED);
         }
         if let Some(message) = message {
-            self.note(number, message);
+            self.remember(number, message);
+        }
+        if before.running != state.running {
+            self.remember(number, format!("its guest {}", if state.running { "runs again" } else { "was stopped" }));
         }
     }
 
-    fn on_refused(&mut self, number: usize, error: &Error) {
+    fn on_refused(&mut self, number: usize, target_bytes: u64, error: &Error) {
         let vm = &mut self.vms[number];
-        vm.target_bytes = vm.allocation_bytes();
-        vm.moving_since = None;
-        vm.decisions.settle(Outcome::Refused { message: error.to_string() });
-        self.note(number, format!("its hypervisor refused: {error}"));
+        // A late answer says nothing about a newer target.
+        if vm.target_bytes == target_bytes {
+            vm.target_bytes = vm.accepted_bytes;
+            vm.moving_since = None;
+            vm.decisions.settle(Outcome::Refused { message: error.to_string() });
+            self.note(number, format!("its hypervisor refused: {error}"));
+        }
     }
 
     fn on_absent(&mut self, number: usize, error: &Error) {
@@ -194,6 +227,7 @@ impl Bridge {
         self.lose(number, Hypervisor::Absent { before, detail });
         if gone {
             self.guests.forget(number);
+            self.effects.push(Effect::ForgetAllocation { vm: number });
             self.note(number, format!("it is gone: {freed} return to the pool"));
         }
     }
@@ -203,11 +237,10 @@ impl Bridge {
         let (committed_bytes, ram_bytes) = match &vm.hypervisor {
             Hypervisor::Attached(state) => (vm.committed_bytes(), state.ram_bytes),
             Hypervisor::Unreachable { committed_bytes, ram_bytes, .. } => (*committed_bytes, *ram_bytes),
-            // It is there and was never read: its maximum counts, where the operator gave one.
-            Hypervisor::Starting | Hypervisor::Absent { .. } => match vm.config.limits.maximum_bytes {
-                u64::MAX => (0, u64::MAX),
-                maximum_bytes => (maximum_bytes, maximum_bytes),
-            },
+            // It is there and was never read: it may have its maximum.
+            Hypervisor::Starting | Hypervisor::Absent { .. } => {
+                (vm.config.limits.maximum_bytes, vm.config.limits.maximum_bytes)
+            }
         };
         let news = !matches!(vm.hypervisor, Hypervisor::Unreachable { .. });
         let detail = error.to_string();
@@ -222,7 +255,9 @@ impl Bridge {
         vm.decisions.settle(Outcome::Lost { reached_bytes: vm.allocation_bytes() });
         vm.hypervisor = hypervisor;
         vm.target_bytes = vm.allocation_bytes();
+        vm.accepted_bytes = vm.target_bytes;
         vm.moving_since = None;
+        vm.waiting = Waiting::default();
         vm.verdict = None;
         self.want_plan(URGENT);
     }
@@ -233,23 +268,21 @@ impl Bridge {
         self.guests.apply(number, now_ms, event);
         match event {
             GuestEvent::Connected(hello) => {
-                // The sessions log for themselves, each guest within its quota.
-                let message = format!("its agent {} reports, on Linux {}", hello.agent, hello.kernel);
-                self.events.push(self.now.unix_ms, Some(&self.vms[number].config.name), message);
+                self.remember(number, format!("its agent {} reports, on Linux {}", hello.agent, hello.kernel));
             }
-            GuestEvent::Demand { demand, .. } => {
+            GuestEvent::Demand { demand, urgent, .. } => {
                 let Some(memory) = &demand.memory else { return };
                 let vm = &mut self.vms[number];
                 vm.history = vm.history.after_demand(now_ms, memory.demand.need_bytes);
                 let waits = memory.demand.need_bytes > vm.allocation_bytes();
                 vm.waiting.on_demand(now_ms, if waits { memory.waiting_ms } else { 0 });
-                if memory.demand.urgency >= Urgency::Pressed {
+                if *urgent || memory.demand.urgency >= Urgency::Pressed {
                     self.want_plan(URGENT);
                 }
             }
             GuestEvent::Reply(reply) => tracing::debug!(vm = %self.vms[number].config.name, ?reply, "reply"),
-            GuestEvent::Happened { message, .. } => self.note(number, format!("its guest says: {message}")),
-            GuestEvent::Disconnected { end, .. } => self.note(number, format!("its agent's session ended: {end}")),
+            GuestEvent::Happened { message, .. } => self.remember(number, format!("its guest says: {message}")),
+            GuestEvent::Disconnected { end, .. } => self.remember(number, format!("its agent's session ended: {end}")),
             GuestEvent::Refused(_) => self.refused += 1,
         }
     }
@@ -283,7 +316,9 @@ impl Bridge {
             if let Some(step) = verdict.step {
                 // A balloon moves whole pages. Rounded down, for what it rounds up would add up beyond the limit.
                 let step = Step { to_bytes: step.to_bytes - step.to_bytes % PAGE_BYTES, ..step };
-                self.take_step(number, &view.demand, &verdict, step);
+                if step.to_bytes != step.from_bytes {
+                    self.take_step(number, &view.demand, &verdict, step);
+                }
             }
         }
         let host = Host { memory_short: plan.state != HostState::Calm, ..Host::default() };
@@ -327,10 +362,16 @@ impl Bridge {
         self.effects.push(Effect::TellAllocation { vm: number, allocation });
     }
 
+    /// An event, and a line in the log.
     pub(super) fn note(&mut self, number: usize, message: String) {
-        let name = &self.vms[number].config.name;
-        tracing::info!(vm = %name, "{message}");
-        self.events.push(self.now.unix_ms, Some(name), message);
+        tracing::info!(vm = %self.vms[number].config.name, "{message}");
+        self.remember(number, message);
+    }
+
+    /// An event only: what a guest can cause as often as it likes is not for the log. Its sessions log for
+    /// themselves, each guest within its quota.
+    fn remember(&mut self, number: usize, message: String) {
+        self.events.push(self.now.unix_ms, Some(&self.vms[number].config.name), message);
     }
 }
 

@@ -17,7 +17,7 @@ const B: usize = 1;
 const RAM: u64 = 768 * MIB;
 
 fn bridge(capacity_mib: u64) -> Bridge {
-    let limits = Limits { minimum_bytes: 128 * MIB, maximum_bytes: u64::MAX, shares: 1000 };
+    let limits = Limits { minimum_bytes: 128 * MIB, maximum_bytes: RAM, shares: 1000 };
     let vm = |name: &str, cid| VmConfig {
         name: name.to_owned(),
         limits,
@@ -42,7 +42,8 @@ fn bridge(capacity_mib: u64) -> Bridge {
 }
 
 fn state(allocation_mib: u64) -> MachineState {
-    MachineState { ram_bytes: RAM, allocation_bytes: allocation_mib * MIB, running: true, shown_use_bytes: None }
+    let allocation_bytes = allocation_mib * MIB;
+    MachineState { ram_bytes: RAM, allocation_bytes, running: true, has_balloon: true, shown_use_bytes: None }
 }
 
 fn lost() -> Error {
@@ -76,7 +77,8 @@ impl Bridge {
     }
 
     fn sees(&mut self, vm: usize, allocation_mib: u64) {
-        self.on_sighting(vm, Sighting::State(state(allocation_mib)));
+        let accepted_bytes = Some(self.vms[vm].target_bytes);
+        self.on_sighting(vm, Sighting::State { state: state(allocation_mib), accepted_bytes });
     }
 
     /// Both VMs attached and idle at these sizes, their agents heard.
@@ -139,7 +141,9 @@ fn a_decision_is_explained_from_what_was_seen_to_what_came_of_it() {
     assert_eq!((moving.vm.as_str(), moving.step.from_bytes, &moving.outcome), ("b", 300 * MIB, &Outcome::Moving));
     bridge.time(5_060).sees(B, moving.step.to_bytes / MIB);
     // The planner may aim between two mebibytes; the hypervisor confirms what was asked.
-    bridge.on_sighting(B, Sighting::State(MachineState { allocation_bytes: moving.step.to_bytes, ..state(0) }));
+    let accepted_bytes = Some(moving.step.to_bytes);
+    let state = MachineState { allocation_bytes: moving.step.to_bytes, ..state(0) };
+    bridge.on_sighting(B, Sighting::State { state, accepted_bytes });
     let confirmed = bridge.decisions(Some("b"), 1).unwrap().remove(0);
     assert_eq!(confirmed.outcome, Outcome::Confirmed { after_ms: 60 });
     assert_eq!(bridge.status().reaction_ms.p50, 100, "40 ms in the guest, 60 ms here");
@@ -181,7 +185,7 @@ fn memory_that_a_guest_takes_back_itself_counts_and_is_said() {
     let mut bridge = Bridge::settled(2048, 300, 300);
     bridge.sees(A, 340);
     assert_eq!(bridge.status().committed_bytes, 640 * MIB);
-    assert!(bridge.events(0).iter().any(|event| event.message.contains("took 40 MiB back by itself")));
+    assert!(bridge.events(0).iter().any(|event| event.message.contains("gave 40 MiB back without being asked")));
 }
 
 #[test]
@@ -193,7 +197,9 @@ fn paused_means_that_nothing_is_asked() {
     assert_eq!(bridge.vm("b").unwrap().verdict.unwrap().rule, Rule::Paused);
     bridge.pause(Some("b"), false).unwrap();
     bridge.pause(None, true).unwrap();
+    bridge.take_effects();
     assert_eq!(bridge.targets(), []);
+    assert_eq!(bridge.vm("a").unwrap().verdict.unwrap().rule, Rule::Paused);
     bridge.pause(None, false).unwrap();
     assert!(!bridge.targets().is_empty());
 }
@@ -214,12 +220,91 @@ fn limits_that_cannot_be_meant_change_nothing() {
 }
 
 #[test]
+fn a_vm_that_was_never_read_counts_with_its_maximum_and_one_without_balloon_with_all_it_has() {
+    let mut bridge = bridge(2048);
+    bridge.on_sighting(A, Sighting::Unreachable(lost()));
+    bridge.on_sighting(B, Sighting::Attached(MachineState { has_balloon: false, ..state(768) }));
+    assert_eq!(bridge.status().committed_bytes, 2 * RAM);
+    assert_eq!(bridge.targets(), [], "nothing to move, nobody to ask");
+    assert_eq!(bridge.vm("b").unwrap().verdict.unwrap().rule, Rule::Fixed);
+}
+
+#[test]
+fn a_larger_target_counts_until_the_hypervisor_has_taken_the_smaller_one() {
+    let mut bridge = Bridge::settled(1024, 300, 300);
+    bridge.time(5_000).on_guest(B, &report(500, Urgency::Critical, 0));
+    bridge.targets();
+    let grown = bridge.vm("b").unwrap().target_bytes;
+    bridge.on_sighting(B, Sighting::State { state: state(310), accepted_bytes: Some(grown) });
+    bridge.set("b", Change { maximum_bytes: Some(320 * MIB), ..Change::default() }).unwrap();
+    bridge.time(6_000).targets();
+    assert_eq!(bridge.vm("b").unwrap().target_bytes, 320 * MIB);
+    assert_eq!(bridge.status().committed_bytes, 300 * MIB + grown, "QEMU may still go there");
+    bridge.on_sighting(B, Sighting::State { state: state(320), accepted_bytes: Some(320 * MIB) });
+    assert_eq!(bridge.status().committed_bytes, 620 * MIB);
+}
+
+#[test]
+fn another_hand_at_the_balloon_is_seen_and_taken_as_it_is() {
+    let mut bridge = Bridge::settled(2048, 700, 300);
+    bridge.time(100_000).sees(A, 300);
+    assert_eq!(bridge.vm("a").unwrap().target_bytes, 300 * MIB);
+    bridge.on_guest(A, &report(600, Urgency::Pressed, 0));
+    assert!(bridge.targets().iter().any(|(vm, mib)| *vm == A && *mib >= 600), "it does not starve there");
+}
+
+#[test]
+fn a_short_silence_of_the_hypervisor_forgets_nothing() {
+    let mut bridge = Bridge::settled(2048, 300, 300);
+    bridge.time(100_000).on_guest(A, &report(600, Urgency::Critical, 0));
+    bridge.targets();
+    let history = bridge.vms[A].history;
+    bridge.on_sighting(A, Sighting::Unreachable(lost()));
+    bridge.on_sighting(A, Sighting::Attached(state(664)));
+    assert_eq!(bridge.vms[A].history, history);
+    bridge.on_sighting(A, Sighting::Absent(absent()));
+    bridge.on_sighting(A, Sighting::Attached(state(768)));
+    assert_eq!(bridge.vms[A].history, plan::History::default(), "another VM in its place has no past");
+}
+
+#[test]
+fn a_vm_that_died_waiting_leaves_no_wait_behind() {
+    let mut bridge = Bridge::settled(620, 300, 300);
+    bridge.time(5_000).on_guest(A, &report(500, Urgency::Critical, 10));
+    bridge.targets();
+    bridge.on_sighting(A, Sighting::Absent(absent()));
+    assert!(bridge.take_effects().contains(&Effect::ForgetAllocation { vm: A }));
+    bridge.time(9_000_000).on_sighting(A, Sighting::Attached(state(768)));
+    bridge.sees(A, 768);
+    assert_eq!(bridge.status().reaction_ms.count, 0);
+}
+
+#[test]
+fn nothing_is_asked_of_a_vm_that_attaches_while_paused() {
+    let mut bridge = bridge(2048);
+    bridge.pause(None, true).unwrap();
+    bridge.on_sighting(A, Sighting::Attached(state(400)));
+    assert!(!bridge.take_effects().iter().any(|effect| matches!(effect, Effect::SetTarget { .. })));
+    bridge.pause(None, false).unwrap();
+    assert!(bridge.take_effects().contains(&Effect::SetTarget { vm: A, bytes: 400 * MIB }));
+}
+
+#[test]
+fn a_vm_at_rest_asks_for_no_plan() {
+    let mut bridge = Bridge::settled(2048, 300, 300);
+    bridge.plan();
+    bridge.sees(A, 300);
+    assert_eq!(bridge.replan_after(), None);
+}
+
+#[test]
 fn a_refused_target_is_no_promise() {
     let mut bridge = Bridge::settled(1024, 300, 300);
     bridge.time(5_000).on_guest(B, &report(500, Urgency::Critical, 0));
     bridge.targets();
     let error = Error::Refused { path: "/b".into(), command: "balloon", message: "no balloon".into() };
-    bridge.on_sighting(B, Sighting::Refused(error));
+    let target_bytes = bridge.vm("b").unwrap().target_bytes;
+    bridge.on_sighting(B, Sighting::Refused { target_bytes, error });
     assert_eq!(bridge.status().committed_bytes, 600 * MIB);
     let decision = bridge.decisions(Some("b"), 1).unwrap().remove(0);
     assert!(matches!(decision.outcome, Outcome::Refused { .. }));

@@ -28,6 +28,8 @@ pub(super) struct Vm {
     pub config: VmConfig,
     pub hypervisor: Hypervisor,
     pub target_bytes: u64,
+    /// The last target that the hypervisor is known to have taken: until it takes a lower one, it may go there.
+    pub accepted_bytes: u64,
     pub history: History,
     /// When the move that is under way began.
     pub moving_since: Option<Millis>,
@@ -43,6 +45,7 @@ impl Vm {
             config,
             hypervisor: Hypervisor::Starting,
             target_bytes: 0,
+            accepted_bytes: 0,
             history: History::default(),
             moving_since: None,
             paused: false,
@@ -62,7 +65,7 @@ impl Vm {
 
     pub(super) fn committed_bytes(&self) -> u64 {
         match self.hypervisor {
-            Hypervisor::Attached(state) => state.allocation_bytes.max(self.target_bytes),
+            Hypervisor::Attached(state) => state.allocation_bytes.max(self.target_bytes).max(self.accepted_bytes),
             _ => self.allocation_bytes(),
         }
     }
@@ -95,13 +98,18 @@ impl Vm {
         let reach = match &self.hypervisor {
             Hypervisor::Starting | Hypervisor::Absent { .. } => return None,
             Hypervisor::Unreachable { .. } => Reach::Unreachable,
-            Hypervisor::Attached(state) if !state.running => Reach::Stopped,
+            Hypervisor::Attached(state) if !state.running || !state.has_balloon => Reach::Fixed,
             Hypervisor::Attached(_) if self.paused => Reach::Paused,
             Hypervisor::Attached(_) => Reach::Ready,
         };
         Some(VmView {
             limits: self.limits(),
-            allocation_bytes: self.allocation_bytes(),
+            // A larger target that was not taken back yet counts as if it were reached.
+            allocation_bytes: if self.accepted_bytes > self.target_bytes {
+                self.committed_bytes()
+            } else {
+                self.allocation_bytes()
+            },
             target_bytes: self.target_bytes,
             reach,
             demand,

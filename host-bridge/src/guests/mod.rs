@@ -113,6 +113,11 @@ impl Guests {
         self.desk.vms[vm].allocation.send_if_modified(|last| last.replace(allocation) != Some(allocation));
     }
 
+    /// Forgets what a VM has, because it is gone: the next guest at its address is told when it is known.
+    pub fn forget_allocation(&self, vm: VmIndex) {
+        self.desk.vms[vm].allocation.send_replace(None);
+    }
+
     /// Tells every agent what the host is short of, now and at the beginning of each session.
     pub fn set_host(&self, host: Host) {
         self.desk.host.send_if_modified(|last| std::mem::replace(last, host) != host);

@@ -28,9 +28,19 @@ pub enum Sighting {
     /// The connection is new: nothing that was asked for before is known to hold.
     Attached(MachineState),
     /// What the VM has now.
-    State(MachineState),
+    State {
+        /// As it was read, or reported.
+        state: MachineState,
+        /// The last target that the hypervisor accepted over this connection.
+        accepted_bytes: Option<u64>,
+    },
     /// The hypervisor refused a target.
-    Refused(Error),
+    Refused {
+        /// The target.
+        target_bytes: u64,
+        /// Its words.
+        error: Error,
+    },
     /// There is no VM: its memory is free.
     Absent(Error),
     /// The VM may be there, yet cannot be talked to: its memory counts.
@@ -80,8 +90,12 @@ impl<M: Machine> Task<M> {
             let error = match M::connect(&self.address).await {
                 Ok(mut machine) => {
                     process = machine.process();
-                    retry = FIRST_RETRY;
-                    self.attend(&mut machine).await?
+                    let since = Instant::now();
+                    let error = self.attend(&mut machine).await?;
+                    if since.elapsed() > LAST_RETRY {
+                        retry = FIRST_RETRY;
+                    }
+                    error
                 }
                 Err(error) => error,
             };
@@ -90,6 +104,8 @@ impl<M: Machine> Task<M> {
                 (Error::Absent { .. }, None) => true,
                 (_, None) => false,
             };
+            // Whoever listens there next is another process.
+            process = process.filter(|_| !gone);
             let sighting = if gone { Sighting::Absent(error) } else { Sighting::Unreachable(error) };
             self.say(sighting).await?;
             tokio::select! {
@@ -110,6 +126,7 @@ impl<M: Machine> Task<M> {
         };
         self.say(Sighting::Attached(state)).await?;
         let mut pursuit: Option<Pursuit> = None;
+        let mut accepted_bytes = None;
         loop {
             let next_read = Instant::now() + pursuit.as_ref().map_or(RESTING_POLL, Pursuit::interval);
             let read = tokio::select! {
@@ -118,10 +135,13 @@ impl<M: Machine> Task<M> {
                     let Some(target_bytes) = *self.wish.borrow_and_update() else { continue };
                     pursuit = Some(Pursuit { target_bytes, since: Instant::now() });
                     match machine.set_target(target_bytes).await {
-                        Ok(()) => machine.allocation_bytes().await.map(Seen::Allocation),
+                        Ok(()) => {
+                            accepted_bytes = Some(target_bytes);
+                            machine.allocation_bytes().await.map(Seen::Allocation)
+                        }
                         Err(error @ Error::Refused { .. }) => {
                             pursuit = None;
-                            self.say(Sighting::Refused(error)).await?;
+                            self.say(Sighting::Refused { target_bytes, error }).await?;
                             continue;
                         }
                         Err(error) => Err(error),
@@ -145,7 +165,7 @@ impl<M: Machine> Task<M> {
             if pursuit.as_ref().is_some_and(|pursuit| pursuit.is_over(state.allocation_bytes)) {
                 pursuit = None;
             }
-            self.say(Sighting::State(state)).await?;
+            self.say(Sighting::State { state, accepted_bytes }).await?;
         }
     }
 

@@ -33,6 +33,8 @@ pub struct MachineState {
     pub allocation_bytes: u64,
     /// Whether the guest executes.
     pub running: bool,
+    /// Whether there is a balloon to move.
+    pub has_balloon: bool,
     /// In use as the balloon's statistics show it: allocation minus what the guest calls available. `None`
     /// without a recent and possible statistic.
     pub shown_use_bytes: Option<u64>,
@@ -118,7 +120,8 @@ pub trait Machine: Send + Sized + 'static {
     /// Any [`Error`].
     fn read(&mut self) -> impl Future<Output = Result<MachineState, Error>> + Send;
 
-    /// Reads only what the VM has now: what is asked often while memory moves.
+    /// Reads only what the VM has now: what is asked often while memory moves. `u64::MAX` for a VM that says
+    /// nothing sensible: it counts with all of its memory.
     ///
     /// # Errors
     /// Any [`Error`].

@@ -1,5 +1,7 @@
 //! The process that holds a VM's memory.
 
+use procfs::ProcError;
+
 /// A process, told apart from a later one that has the same pid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Process {
@@ -9,16 +11,23 @@ pub struct Process {
 }
 
 impl Process {
-    /// The live process with this pid.
+    /// The live process with this pid; `None` when there is none, and when the kernel does not tell.
     pub fn find(pid: i32) -> Option<Self> {
-        let stat = procfs::process::Process::new(pid).ok()?.stat().ok()?;
-        // A zombie holds no memory.
-        (!matches!(stat.state, 'Z' | 'X')).then_some(Self { pid, started: stat.starttime })
+        Self::read(pid).ok().flatten()
     }
 
-    /// Whether it still exists, and with it the memory it holds.
+    /// Whether it still exists, and with it the memory it holds. What cannot be found out counts as alive.
     pub fn is_alive(self) -> bool {
-        Self::find(self.pid) == Some(self)
+        Self::read(self.pid).map_or(true, |found| found == Some(self))
+    }
+
+    fn read(pid: i32) -> Result<Option<Self>, ProcError> {
+        match procfs::process::Process::new(pid).and_then(|process| process.stat()) {
+            // A zombie holds no memory.
+            Ok(stat) => Ok((!matches!(stat.state, 'Z' | 'X')).then_some(Self { pid, started: stat.starttime })),
+            Err(ProcError::NotFound(_)) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 }
 

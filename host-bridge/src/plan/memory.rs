@@ -116,7 +116,7 @@ fn verdicts(vms: &[VmView], seats: &[Seat<'_>], moment: &Moment<'_>) -> Vec<Verd
     let verdict = |vm: &VmView| match vm.reach {
         Reach::Ready => seats.next().map_or_else(|| fixed(vm, Rule::Satisfied), |seat| seat.verdict(moment)),
         Reach::Unreachable => fixed(vm, Rule::Unreachable),
-        Reach::Stopped => fixed(vm, Rule::Stopped),
+        Reach::Fixed => fixed(vm, Rule::Fixed),
         Reach::Paused => fixed(vm, Rule::Paused),
     };
     vms.iter().map(verdict).collect()

@@ -105,8 +105,8 @@ pub enum Reach {
     Ready,
     /// The hypervisor does not answer; what the VM had counts on.
     Unreachable,
-    /// The guest does not execute, so its balloon cannot move.
-    Stopped,
+    /// Its balloon cannot move: there is none, or the guest does not execute.
+    Fixed,
     /// An operator paused its planning.
     Paused,
 }
@@ -241,8 +241,8 @@ pub enum Rule {
     Stale,
     /// The hypervisor does not answer.
     Unreachable,
-    /// The guest does not execute.
-    Stopped,
+    /// Its balloon cannot move.
+    Fixed,
     /// An operator paused it.
     Paused,
 }

@@ -78,7 +78,9 @@ fn why(rule: &Rule, wanted_bytes: u64, entitled_bytes: u64) -> String {
         Rule::NotYet => "Not shrunk before the guest has reported.".to_owned(),
         Rule::Stale => "Not shrunk below its last floor before the guest reports again.".to_owned(),
         Rule::Unreachable => "Its hypervisor does not answer: what it has counts, nothing is asked.".to_owned(),
-        Rule::Stopped => "Its guest does not run, so its balloon cannot move: what it has counts.".to_owned(),
+        Rule::Fixed => {
+            "Its balloon cannot move (there is none, or the guest does not run): what it has counts.".to_owned()
+        }
         Rule::Paused => "Paused by the operator: what it has counts, nothing is asked.".to_owned(),
     }
 }

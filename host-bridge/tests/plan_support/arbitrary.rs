@@ -29,7 +29,7 @@ pub fn demand() -> impl Strategy<Value = Demand> {
 }
 
 pub fn reach() -> impl Strategy<Value = Reach> {
-    prop_oneof![8 => Just(Reach::Ready), 1 => Just(Reach::Unreachable), 1 => Just(Reach::Paused), 1 => Just(Reach::Stopped)]
+    prop_oneof![8 => Just(Reach::Ready), 1 => Just(Reach::Unreachable), 1 => Just(Reach::Paused), 1 => Just(Reach::Fixed)]
 }
 
 /// A past: a move some time ago, needs of the last minutes, a balloon on its way.

@@ -7,9 +7,10 @@ use super::{Error, Machine, MachineState, Notice, Process};
 use qmp::Qmp;
 use serde_json::{Value, json};
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 /// How often QEMU asks the guest's balloon driver for statistics. Slow: they serve VMs without an agent only.
-const STATISTICS_INTERVAL_S: u64 = 10;
+const STATISTICS_INTERVAL: Duration = Duration::from_secs(10);
 
 /// A connection to one QEMU.
 #[derive(Debug)]
@@ -29,11 +30,10 @@ impl Machine for Qemu {
         let process = qmp.peer_pid().and_then(Process::find);
         let balloon = find_balloon(&mut qmp).await?;
         if let Some(path) = &balloon {
-            let interval =
-                json!({ "path": path, "property": "guest-stats-polling-interval", "value": STATISTICS_INTERVAL_S });
+            let interval = json!({ "path": path, "property": "guest-stats-polling-interval", "value": STATISTICS_INTERVAL.as_secs() });
             accept_refusal(qmp.execute("qom-set", interval).await)?;
         }
-        Ok(Self { qmp, balloon, process, statistics: statistics::Reader::default() })
+        Ok(Self { qmp, balloon, process, statistics: statistics::Reader::new(3 * STATISTICS_INTERVAL) })
     }
 
     async fn read(&mut self) -> Result<MachineState, Error> {
@@ -49,28 +49,28 @@ impl Machine for Qemu {
         let running = status.get("running").and_then(Value::as_bool);
         let running = running.ok_or_else(|| self.qmp.senseless(command, "no running".to_owned()))?;
 
-        let allocation_bytes = self.allocation_bytes().await?;
-        if allocation_bytes > ram_bytes {
-            let message = format!("{allocation_bytes} bytes in a VM of {ram_bytes}");
-            return Err(self.qmp.senseless("query-balloon", message));
-        }
+        // Without a balloon, or with a guest that claims an absurd size for it, the VM counts with all it has.
+        let (allocation_bytes, has_balloon) = match self.allocation_bytes().await {
+            Ok(bytes) => (bytes.min(ram_bytes), true),
+            Err(Error::Refused { .. }) => (ram_bytes, false),
+            Err(error) => return Err(error),
+        };
 
         let shown_use_bytes = match &self.balloon {
             None => None,
             Some(path) => {
                 let property = json!({ "path": path, "property": "guest-stats" });
                 let shown = accept_refusal(self.qmp.execute("qom-get", property).await)?;
-                shown.and_then(|shown| self.statistics.use_bytes(&shown, allocation_bytes))
+                shown.and_then(|shown| self.statistics.use_bytes(&shown, allocation_bytes, Instant::now()))
             }
         };
-        Ok(MachineState { ram_bytes, allocation_bytes, running, shown_use_bytes })
+        Ok(MachineState { ram_bytes, allocation_bytes, running, has_balloon, shown_use_bytes })
     }
 
     async fn allocation_bytes(&mut self) -> Result<u64, Error> {
-        let command = "query-balloon";
-        let balloon = self.qmp.execute(command, json!({})).await?;
-        let actual = balloon.get("actual").and_then(Value::as_u64);
-        actual.ok_or_else(|| self.qmp.senseless(command, "no actual".to_owned()))
+        // QEMU computes it from what the guest's driver wrote, so it may be below zero.
+        let balloon = self.qmp.execute("query-balloon", json!({})).await?;
+        Ok(balloon.get("actual").and_then(Value::as_u64).unwrap_or(u64::MAX))
     }
 
     async fn set_target(&mut self, target_bytes: u64) -> Result<(), Error> {
