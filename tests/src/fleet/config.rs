@@ -4,8 +4,9 @@ use std::{fmt::Write as _, path::Path};
 
 use crate::{Vm, VmConfig, vm::MIB};
 
-/// Kept out of the budget: the bridge's capacity is the budget plus this.
-const RESERVE_BYTES: u64 = 64 * MIB;
+/// The part of the budget that is never given out: what a guest takes back by itself before it would kill
+/// (deflate-on-oom) comes from here.
+pub const RESERVE_BYTES: u64 = 64 * MIB;
 
 /// VMs and what they share.
 #[derive(Debug, Clone)]
@@ -24,7 +25,7 @@ pub struct Member {
 }
 
 impl FleetConfig {
-    /// An empty fleet whose VMs may have this much together.
+    /// An empty fleet whose VMs may have this much together: the bridge's capacity, [`RESERVE_BYTES`] of it reserve.
     pub fn new(budget_mib: u64) -> Self {
         Self { budget_bytes: budget_mib * MIB, members: Vec::new(), more_toml: String::new() }
     }
@@ -44,7 +45,7 @@ impl FleetConfig {
     }
 
     pub(super) fn bridge_toml(&self, control: &Path, vms: &[Vm]) -> String {
-        let capacity = (self.budget_bytes + RESERVE_BYTES) / MIB;
+        let capacity = self.budget_bytes / MIB;
         let reserve = RESERVE_BYTES / MIB;
         let mut toml = format!(
             "[host]\ncapacity = \"{capacity}MiB\"\nreserve = \"{reserve}MiB\"\n[control]\nsocket = \"{}\"\n{}\n",

@@ -11,7 +11,7 @@ use std::{fs, path::PathBuf, time::Duration};
 use anyhow::{Context, Result};
 use vmtide_bridge::{api::client::Client, record::sentence};
 
-pub use config::{FleetConfig, Member};
+pub use config::{FleetConfig, Member, RESERVE_BYTES};
 pub use watch::{Seen, Watch};
 
 use crate::{
@@ -71,7 +71,7 @@ impl Fleet {
         &self.vms
     }
 
-    /// What the VMs may have together, in bytes: the bridge's capacity minus its reserve.
+    /// What the VMs may have together, in bytes: the bridge's capacity, reserve included.
     pub fn budget_bytes(&self) -> u64 {
         self.config.budget_bytes
     }
@@ -122,7 +122,7 @@ impl Fleet {
             .with_context(|| format!("the bridge's log:\n{}", self.bridge_log()))
     }
 
-    /// Waits until what the VMs have together fits the budget: they boot with all their memory.
+    /// Waits until what the VMs have together fits the budget beside its reserve: they boot with all their memory.
     ///
     /// # Errors
     /// When the bridge has not made them fit in time.
@@ -132,7 +132,7 @@ impl Fleet {
             for vm in &self.vms {
                 sum += vm.allocation_bytes().await?;
             }
-            Ok(sum <= self.budget_bytes())
+            Ok(sum + RESERVE_BYTES <= self.budget_bytes())
         })
         .await
         .with_context(|| format!("the bridge's log:\n{}", self.bridge_log()))
