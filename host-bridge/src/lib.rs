@@ -1,7 +1,7 @@
 //! The host side of vmtide: a library, the daemon `vmtide-bridge` and the command `vmtide`.
 //!
-//! Four floors, each of which knows only those below it: [`plan`] and [`config`]; [`guests`], [`host`],
-//! [`hypervisor`], [`record`] and [`api`]; [`bridge`]; the binaries.
+//! Four floors, each of which knows only those below it: [`plan`], [`config`] and `socket` (how to listen on a unix
+//! socket); [`guests`], [`host`], [`hypervisor`], [`record`] and [`api`]; [`bridge`]; the binaries.
 
 pub mod api;
 pub mod bridge;
@@ -11,3 +11,4 @@ pub mod host;
 pub mod hypervisor;
 pub mod plan;
 pub mod record;
+mod socket;

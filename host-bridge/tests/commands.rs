@@ -43,7 +43,11 @@ impl Host {
 
     /// A running bridge that answers.
     fn start(&self) -> Bridge {
-        let bridge = Bridge(self.bridge("run").stderr(Stdio::null()).spawn().unwrap());
+        self.answering(self.bridge("run"))
+    }
+
+    fn answering(&self, mut command: Command) -> Bridge {
+        let bridge = Bridge(command.stderr(Stdio::null()).spawn().unwrap());
         let patience = Instant::now() + Duration::from_secs(20);
         while !self.vmtide(&["status"]).status.success() {
             assert!(Instant::now() < patience, "the bridge does not answer");
@@ -113,10 +117,32 @@ fn a_vm_without_its_qemu_is_unreachable_and_everything_else_works() {
     assert!(text(&host.vmtide(&["explain", "a"]).stdout).contains("no VM listens there"));
     assert_eq!(host.json(&["status"])["committed_bytes"], 0);
 
-    let mode = host.path("control.sock").metadata().unwrap().permissions().mode();
-    assert_eq!(mode & 0o777, 0o600);
     assert!(bridge.terminate(), "a clean stop");
     assert!(!host.path("control.sock").exists() && !host.path("a.vsock_7670").exists(), "nothing left behind");
+}
+
+#[test]
+fn sockets_have_their_modes_whatever_the_umask() {
+    for umask in ["000", "077"] {
+        let host = Host::new("");
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &format!("umask {umask}; exec \"$0\" run --config \"$1\"")]);
+        shell.arg(env!("CARGO_BIN_EXE_vmtide-bridge")).arg(host.path("bridge.toml"));
+        let _bridge = host.answering(shell);
+        let mode = |name: &str| host.path(name).metadata().unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode("control.sock"), mode("a.vsock_7670")), (0o600, 0o660), "umask {umask}");
+    }
+}
+
+#[test]
+fn a_control_socket_that_names_a_file_by_mistake_leaves_it_alone() {
+    let host = Host::new("");
+    let typo = std::fs::read_to_string(host.path("bridge.toml")).unwrap().replace("control.sock", "bridge.toml");
+    std::fs::write(host.path("bridge.toml"), &typo).unwrap();
+    let output = host.bridge("run").output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("exists and is no socket"), "{}", text(&output.stderr));
+    assert_eq!(std::fs::read_to_string(host.path("bridge.toml")).unwrap(), typo);
 }
 
 #[test]

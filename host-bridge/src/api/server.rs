@@ -2,6 +2,7 @@
 
 use super::types::{Change, Refusal};
 use super::{Call, Control};
+use crate::socket::{self, Claim};
 use axum::extract::{Path, Query, State, rejection::JsonRejection};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
@@ -9,11 +10,12 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
 use std::io;
-use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use tokio::net::UnixListener;
 use tokio::sync::{mpsc, oneshot};
 
+/// Who can open the socket can steer the VMs.
+const SOCKET_MODE: u32 = 0o600;
 /// Decisions returned unless the request says how many.
 const DECISIONS: usize = 10;
 
@@ -25,6 +27,9 @@ pub enum Error {
     /// Another bridge answers there.
     #[error("{}: another vmtide-bridge serves this socket", .0.display())]
     Taken(PathBuf),
+    /// Something else is in the way.
+    #[error("control.socket: {}: exists and is no socket; move it away, or give another path", .0.display())]
+    NotASocket(PathBuf),
     /// The socket or its folder cannot be made.
     #[error("{}: the control socket cannot be made", path.display())]
     Socket {
@@ -35,38 +40,36 @@ pub enum Error {
     },
 }
 
-/// A bound control socket; unlinked when dropped.
+/// A bound control socket; removed when dropped.
 #[derive(Debug)]
 pub struct Server {
-    listener: Option<UnixListener>,
+    listener: UnixListener,
+    claim: Claim,
     path: PathBuf,
 }
 
 impl Server {
-    /// Binds `path`, mode 0600. What a dead bridge left there is replaced, a live one is not.
+    /// Binds `path`, mode 0600. What a dead bridge left there is replaced, a live one or another file is not.
     ///
     /// # Errors
     /// [`Error`], with nothing changed.
-    pub fn bind(path: PathBuf) -> Result<Self, Error> {
-        let wrong = |source| Error::Socket { path: path.clone(), source };
-        if let Some(folder) = path.parent() {
-            std::fs::create_dir_all(folder).map_err(wrong)?;
+    pub async fn bind(path: PathBuf) -> Result<Self, Error> {
+        if let Some(folder) = path.parent()
+            && let Err(source) = std::fs::create_dir_all(folder)
+        {
+            return Err(Error::Socket { path, source });
         }
-        match std::os::unix::net::UnixStream::connect(&path) {
-            Ok(_) => return Err(Error::Taken(path)),
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                std::fs::remove_file(&path).map_err(wrong)?;
-            }
-            Err(_) => {}
+        match socket::listen(&path, SOCKET_MODE).await {
+            Ok((listener, claim)) => Ok(Self { listener, claim, path }),
+            Err(socket::Error::InUse) => Err(Error::Taken(path)),
+            Err(socket::Error::NotASocket) => Err(Error::NotASocket(path)),
+            Err(socket::Error::System(source)) => Err(Error::Socket { path, source }),
         }
-        let listener = UnixListener::bind(&path).map_err(wrong)?;
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).map_err(wrong)?;
-        Ok(Self { listener: Some(listener), path })
     }
 
     /// Serves until the bridge loop is gone or the future is dropped.
-    pub async fn serve(mut self, calls: Calls) {
-        let Some(listener) = self.listener.take() else { return };
+    pub async fn serve(self, calls: Calls) {
+        let Self { listener, claim: _claim, path } = self;
         let app = Router::new()
             .route("/v1/status", get(async |State(calls): State<Calls>| ask(calls, |c| Ok(c.status())).await))
             .route("/v1/vms", get(async |State(calls): State<Calls>| ask(calls, |c| Ok(c.vms())).await))
@@ -78,14 +81,8 @@ impl Server {
             .fallback(async || refuse(StatusCode::NOT_FOUND, "no such resource; all begin with /v1/"))
             .with_state(calls);
         if let Err(error) = axum::serve(listener, app).await {
-            tracing::error!(path = %self.path.display(), %error, "the control socket stopped");
+            tracing::error!(path = %path.display(), %error, "the control socket stopped");
         }
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.path);
     }
 }
 

@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+use nix::sys::stat::{Mode, umask};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
@@ -67,6 +68,8 @@ fn run(config: Config) -> Result<()> {
     } else {
         log.with_timer(uptime()).init();
     }
+    // Sockets say for themselves who may open them; whatever shell or unit started us, a group may have what is its.
+    umask(Mode::S_IRWXO);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     Ok(runtime.block_on(vmtide_bridge::bridge::run(config))?)
 }

@@ -67,7 +67,7 @@ pub async fn run(config: Config) -> Result<(), Error> {
     let reading = host.read(clock.now().ms)?;
     let mut bridge = Bridge::new(&config, host.view(&reading));
 
-    let server = Server::bind(config.control_socket.clone())?;
+    let server = Server::bind(config.control_socket.clone()).await?;
     let (guests, mut from_guests) = Guests::listen(&config.vms, config.intervals).await?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
