@@ -9,7 +9,8 @@
 //!
 //! Who may do what:
 //! - the transport tells which VM a connection is; an address without a VM is refused, and so is one that dials
-//!   too often. A hybrid socket has mode 0660: the VMM's user has to be in the bridge's group;
+//!   too often. A hybrid socket has mode 0660: the VMM's user has to be in the bridge's group. One that cannot be
+//!   made, or whose folder is made anew, is that VM's problem alone: it is tried again until it is there;
 //! - a session holds at most one line's bound, one message and 16 requests; a VM at most 32 events and one demand;
 //! - no session waits for the bridge, and the bridge waits for none.
 
@@ -33,17 +34,20 @@ pub use transport::ListenError;
 pub use views::{GuestSummary, Views};
 
 use crate::config::{Address, VmConfig};
+use crate::socket::{self, Claim};
 use connection::Connection;
 use desk::Desk;
 use limit::{Bucket, LogQuota};
 use std::collections::HashMap;
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::UnixListener;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
-use transport::{Hybrid, Peer, Transport, Vsock};
+use transport::{Hybrid, Peer, Transport, Vsock, hybrid_path};
 use vmtide_protocol::bridge::{Allocation, BridgeMessage, Host, Intervals};
 
 /// A VM's place in the configuration.
@@ -51,6 +55,10 @@ pub type VmIndex = usize;
 
 /// How long the guests have to take the last word when the bridge stops.
 const STOP_TIMEOUT: Duration = Duration::from_secs(2);
+/// Owner and group: the VMM's user connects.
+const HYBRID_MODE: u32 = 0o660;
+/// How often a hybrid socket is tried again that cannot be made, and one that was made is looked for.
+const HYBRID_INTERVAL: Duration = Duration::from_secs(3);
 /// How long a listener rests after an error, such as too many open files.
 const ACCEPT_REST: Duration = Duration::from_millis(200);
 /// Strangers that are told so: this many at once, then one a second; the rest is hung up on.
@@ -80,16 +88,17 @@ impl Events {
 }
 
 impl Guests {
-    /// Listens to `vms` on every address that they have.
+    /// Listens to `vms` on every address that they have. A hybrid socket that cannot be made is logged and tried
+    /// again for as long as the bridge runs.
     ///
     /// # Errors
-    /// [`ListenError`] names the socket or port and what to do. What was bound before it is released again.
+    /// [`ListenError`] when VMs have a cid and AF_VSOCK cannot be used.
     pub async fn listen(vms: &[VmConfig], intervals: Intervals) -> Result<(Self, Events), ListenError> {
         let mut hybrids = Vec::new();
         let mut cids = HashMap::new();
         for (vm, config) in vms.iter().enumerate() {
             match &config.address {
-                Address::Hybrid(path) => hybrids.push(Hybrid::bind(vm, path).await?),
+                Address::Hybrid(path) => hybrids.push((vm, hybrid_path(path))),
                 Address::Cid(cid) => {
                     cids.insert(*cid, vm);
                 }
@@ -99,8 +108,9 @@ impl Guests {
 
         let desk = Arc::new(Desk::new(vms, intervals));
         let stopping = watch::Sender::new(false);
-        for hybrid in hybrids {
-            tokio::spawn(accept(desk.clone(), stopping.subscribe(), hybrid));
+        for (vm, path) in hybrids {
+            let first = socket::listen(&path, HYBRID_MODE).await;
+            tokio::spawn(listen_hybrid(desk.clone(), stopping.subscribe(), vm, path, first));
         }
         if let Some(vsock) = vsock {
             tokio::spawn(accept(desk.clone(), stopping.subscribe(), vsock));
@@ -138,8 +148,56 @@ impl Guests {
     }
 }
 
-/// Accepts until the bridge stops. The order of the arguments matters: the last is dropped first, so the socket is
-/// gone before [`Guests::stop`] sees this task's `stopping` go.
+/// Keeps a VM's hybrid socket open until the bridge stops, whatever becomes of its folder. `stopping` is an argument,
+/// so it goes after the socket: [`Guests::stop`] sees it go when nothing is left behind.
+async fn listen_hybrid(
+    desk: Arc<Desk>,
+    mut stopping: watch::Receiver<bool>,
+    vm: VmIndex,
+    path: PathBuf,
+    mut bound: Result<(UnixListener, Claim), socket::Error>,
+) {
+    let name = &desk.vms[vm].name;
+    let mut said = None;
+    loop {
+        match bound {
+            Ok((listener, claim)) => {
+                if said.take().is_some() {
+                    tracing::info!(vm = name, path = %path.display(), "listens to its agent again");
+                }
+                tokio::select! {
+                    () = accept(desk.clone(), stopping.clone(), Hybrid { listener, vm }) => return,
+                    () = lost(&claim) => {}
+                }
+                tracing::warn!(vm = name, path = %path.display(), "its socket is gone; it is made again");
+            }
+            Err(error) => {
+                let why = error.to_string();
+                if said.as_ref() != Some(&why) {
+                    tracing::warn!(
+                        vm = name, path = %path.display(), error = why,
+                        "cannot listen to its agent; the folder must exist and the path be free. Tried again"
+                    );
+                    said = Some(why);
+                }
+                tokio::select! {
+                    () = sleep(HYBRID_INTERVAL) => {}
+                    () = session::stopped(&mut stopping) => return,
+                }
+            }
+        }
+        bound = socket::listen(&path, HYBRID_MODE).await;
+    }
+}
+
+/// Resolves when the path leads to our socket no more.
+async fn lost(claim: &Claim) {
+    while claim.holds() {
+        sleep(HYBRID_INTERVAL).await;
+    }
+}
+
+/// Accepts until the bridge stops.
 async fn accept<T: Transport>(desk: Arc<Desk>, mut stopping: watch::Receiver<bool>, mut transport: T) {
     let mut strangers = Strangers::new(Instant::now());
     let mut errors = LogQuota::new(1, Instant::now());
