@@ -35,7 +35,7 @@ pub struct Status {
     pub decisions: u64,
     /// Stall or prediction to confirmed growth.
     pub reaction_ms: Reaction,
-    /// Connections of unknown or misbehaving guests that were refused.
+    /// Connections that were refused: of addresses without a VM, of VMs that dial too often, without a proper hello.
     pub refused: u64,
 }
 

@@ -84,6 +84,7 @@ pub async fn run(config: Config) -> Result<(), Error> {
     let mut tick = interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut last_plan = tokio::time::Instant::now();
+    let mut is_read = true;
     loop {
         let replan = bridge.replan_after();
         tokio::select! {
@@ -96,9 +97,19 @@ pub async fn run(config: Config) -> Result<(), Error> {
             }
             _ = tick.tick() => {
                 let now = clock.now();
+                bridge.refused += guests.take_refused();
                 match host.read(now.ms) {
-                    Ok(reading) => bridge.on_host(host.view(&reading)),
-                    Err(error) => tracing::error!(%error, "the host cannot be read; the last reading stands"),
+                    Ok(reading) => {
+                        bridge.on_host(host.view(&reading));
+                        is_read = true;
+                    }
+                    Err(error) => {
+                        if std::mem::take(&mut is_read) {
+                            // As an error and not as text: the log shows its sources.
+                            let error: &dyn std::error::Error = &error;
+                            tracing::error!(error, "the host cannot be read; the last reading stands");
+                        }
+                    }
                 }
                 bridge.at(now).plan();
                 last_plan = tokio::time::Instant::now();

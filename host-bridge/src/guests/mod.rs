@@ -139,6 +139,12 @@ impl Guests {
         self.desk.vms[vm].requests.send(request).is_ok()
     }
 
+    /// How many connections were refused since the last call without an event that tells of them: those of
+    /// strangers, and of VMs that dial too often.
+    pub fn take_refused(&self) -> u64 {
+        self.desk.registry.take_refused()
+    }
+
     /// Ends every session with `stopping`, removes the sockets and returns when that is done.
     pub async fn stop(self) {
         self.stopping.send_replace(true);
@@ -211,8 +217,14 @@ async fn accept<T: Transport>(desk: Arc<Desk>, mut stopping: watch::Receiver<boo
             Ok((stream, Peer::Vm(vm))) if desk.registry.may_connect(vm, now) => {
                 tokio::spawn(session::serve(desk.clone(), vm, stream, stopping.clone()));
             }
-            Ok((_, Peer::Vm(vm))) => desk.log(vm, format_args!("connects too often; connection closed")),
-            Ok((stream, Peer::Stranger(cid))) => strangers.refuse(stream, cid, now),
+            Ok((_, Peer::Vm(vm))) => {
+                desk.registry.count_refused();
+                desk.log(vm, format_args!("connects too often; connection closed"));
+            }
+            Ok((stream, Peer::Stranger(cid))) => {
+                desk.registry.count_refused();
+                strangers.refuse(stream, cid, now);
+            }
             Err(error) => {
                 report(&error, &mut errors, now);
                 sleep(ACCEPT_REST).await;

@@ -36,6 +36,8 @@ struct State {
     vms: Vec<Vm>,
     /// VMs with events, each once, in the order of service.
     ready: VecDeque<VmIndex>,
+    /// Refused connections that no event tells of.
+    untold: u64,
 }
 
 #[derive(Debug)]
@@ -77,7 +79,7 @@ impl Registry {
             log: LogQuota::new(LOG_BURST, now),
             unknown: HashSet::new(),
         };
-        let state = State { vms: (0..vms).map(|_| vm()).collect(), ready: VecDeque::new() };
+        let state = State { vms: (0..vms).map(|_| vm()).collect(), ready: VecDeque::new(), untold: 0 };
         Self { state: Mutex::new(state), waiting: Notify::new() }
     }
 
@@ -146,14 +148,26 @@ impl Registry {
         true
     }
 
-    /// Tells the bridge of a connection that did not become a session, where there is room.
+    /// Tells the bridge of a connection that did not become a session; where there is no room it is counted.
     pub(super) fn refused(&self, vm: VmIndex, end: End) {
         let mut state = self.lock();
         if state.vms[vm].queue.len() < QUEUE_LENGTH {
             state.push(vm, GuestEvent::Refused(end));
             drop(state);
             self.waiting.notify_one();
+        } else {
+            state.untold += 1;
         }
+    }
+
+    /// Counts a connection that is no event: a stranger's, or one of many.
+    pub(super) fn count_refused(&self) {
+        self.lock().untold += 1;
+    }
+
+    /// How many refused connections no event told of since the last call.
+    pub(super) fn take_refused(&self) -> u64 {
+        std::mem::take(&mut self.lock().untold)
     }
 
     /// Waits for the next event. One caller at a time; nothing is lost when the wait is abandoned.

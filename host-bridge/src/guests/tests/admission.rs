@@ -3,7 +3,8 @@
 use super::*;
 use crate::guests::event::{End, Tally};
 use crate::guests::session::HELLO_TIMEOUT;
-use crate::guests::{Bucket, Strangers};
+use crate::guests::transport::{Peer, Transport};
+use crate::guests::{Bucket, Strangers, accept};
 use tokio::time::Instant;
 use vmtide_protocol::VersionRange;
 
@@ -102,4 +103,31 @@ async fn a_stranger_is_told_so_while_that_is_cheap() {
         strangers.refuse(duplex(1).0, cid, now);
     }
     assert!(strangers.logs.len() <= crate::guests::STRANGERS);
+}
+
+/// A transport that brings a stranger, and then nobody.
+struct Knock(Option<DuplexStream>);
+
+impl Transport for Knock {
+    type Stream = DuplexStream;
+
+    async fn accept(&mut self) -> std::io::Result<(DuplexStream, Peer)> {
+        match self.0.take() {
+            Some(stream) => Ok((stream, Peer::Stranger(99))),
+            None => std::future::pending().await,
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn strangers_and_what_nobody_heard_of_are_counted() {
+    let bridge = Bridge::new();
+    let (ours, theirs) = duplex(1024);
+    tokio::spawn(accept(bridge.desk.clone(), bridge.stopping.subscribe(), Knock(Some(theirs))));
+    Agent::new(ours).rejected().await;
+    assert_eq!(bridge.desk.registry.take_refused(), 1);
+    for _ in 0..40 {
+        bridge.desk.registry.refused(0, End::Closed);
+    }
+    assert_eq!(bridge.desk.registry.take_refused(), 40 - 32, "the rest are events");
 }

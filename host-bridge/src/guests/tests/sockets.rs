@@ -110,5 +110,7 @@ async fn a_reconnect_storm_is_held_off() {
         held_off += u32::from(agent.receive().await.is_none());
     }
     assert!(held_off >= 10, "{held_off} of 20");
+    assert_eq!(guests.take_refused(), u64::from(held_off), "all counted");
+    assert_eq!(guests.take_refused(), 0, "once");
     guests.stop().await;
 }
