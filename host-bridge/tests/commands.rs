@@ -108,6 +108,32 @@ fn a_configuration_that_cannot_be_used_exits_with_2_before_anything_is_touched()
 }
 
 #[test]
+fn check_finds_what_run_finds() {
+    for (capacity, key) in [("512TiB", "host.capacity"), ("64MiB", "host.reserve")] {
+        let host = Host::new("");
+        let config = std::fs::read_to_string(host.path("bridge.toml")).unwrap();
+        std::fs::write(
+            host.path("bridge.toml"),
+            config.replace("capacity = '1GiB'", &format!("capacity = '{capacity}'")),
+        )
+        .unwrap();
+        for verb in ["check", "run"] {
+            let output = host.bridge(verb).output().unwrap();
+            let error = text(&output.stderr);
+            assert!(output.status.code() == Some(2) && error.contains(key), "{verb}: {error}");
+        }
+    }
+}
+
+#[test]
+fn minimums_beyond_the_capacity_are_warned_of() {
+    let host = Host::new("[[vm]]\nname = 'b'\nminimum = '1GiB'\nmaximum = '1GiB'\nqmp = '/q'\ncid = 3\n");
+    let output = host.bridge("check").output().unwrap();
+    assert!(output.status.success());
+    assert!(text(&output.stdout).contains("warning: the minimums of all VMs are 1152 MiB together"));
+}
+
+#[test]
 fn a_vm_without_its_qemu_is_unreachable_and_everything_else_works() {
     let host = Host::new("");
     let bridge = host.start();

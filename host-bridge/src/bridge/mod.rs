@@ -29,7 +29,6 @@ use crate::guests::{Guests, ListenError};
 use crate::host::{Host, HostError};
 use crate::hypervisor::driver::Driver;
 use crate::hypervisor::qemu::Qemu;
-use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
@@ -43,7 +42,7 @@ const WAITING_INPUTS: usize = 256;
 /// Why the bridge cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The host cannot be read, or does not have what is configured.
+    /// The host cannot be read.
     #[error(transparent)]
     Host(#[from] HostError),
     /// The control socket cannot be served.
@@ -57,13 +56,12 @@ pub enum Error {
     Signal(#[from] std::io::Error),
 }
 
-/// Runs the bridge until SIGTERM or SIGINT.
+/// Runs the bridge of `host` until SIGTERM or SIGINT.
 ///
 /// # Errors
 /// [`Error`] when it cannot start; nothing has been asked of any VM then.
-pub async fn run(config: Config) -> Result<(), Error> {
+pub async fn run(config: Config, mut host: Host) -> Result<(), Error> {
     let clock = Clock { started: Instant::now() };
-    let mut host = Host::new(Path::new("/"), config.capacity_bytes, config.reserve_bytes)?;
     let reading = host.read(clock.now().ms)?;
     let mut bridge = Bridge::new(&config, host.view(&reading));
 

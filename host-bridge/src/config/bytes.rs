@@ -42,7 +42,11 @@ impl Bytes {
 impl fmt::Display for Bytes {
     /// Whole mebibytes from 1 MiB on, which is how the tables show memory; bytes below.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0 < 1 << 20 { write!(f, "{} B", self.0) } else { write!(f, "{} MiB", (self.0 + (1 << 19)) >> 20) }
+        if self.0 < 1 << 20 {
+            write!(f, "{} B", self.0)
+        } else {
+            write!(f, "{} MiB", self.0.saturating_add(1 << 19) >> 20)
+        }
     }
 }
 
@@ -84,6 +88,13 @@ mod tests {
             ("1TiB", 1 << 40),
         ] {
             assert_eq!(Bytes::parse(text), Ok(Bytes(bytes)), "{text}");
+        }
+    }
+
+    #[test]
+    fn shows_whole_mebibytes() {
+        for (bytes, text) in [(4096, "4096 B"), (3 << 19, "2 MiB"), (u64::MAX, "17592186044415 MiB")] {
+            assert_eq!(Bytes(bytes).to_string(), text);
         }
     }
 

@@ -1,9 +1,13 @@
 //! The files as they are written, and their way to a checked [`Config`].
 
-use super::{Address, Bytes, Config, DEFAULT_CONTROL_SOCKET, DEFAULT_SHARES, Error, MAXIMUM_SHARES, VmConfig};
+use super::policy::{self, overlay};
+use super::{
+    Address, Bytes, Config, DEFAULT_CONTROL_SOCKET, DEFAULT_SHARES, Error, MAXIMUM_BYTES, MAXIMUM_SHARES, VmConfig,
+};
 use crate::plan::{Limits, MIB, Policy};
 use serde::Deserialize;
 use std::collections::HashMap;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use vmtide_protocol::bridge::Intervals;
 
@@ -16,7 +20,7 @@ struct File {
     host: Host,
     control: Control,
     intervals: IntervalsSection,
-    policy: Option<Policy>,
+    policy: policy::Section,
     vm: Vec<Vm>,
 }
 
@@ -45,7 +49,7 @@ struct IntervalsSection {
 struct Vm {
     name: String,
     minimum: Bytes,
-    maximum: Option<Bytes>,
+    maximum: Bytes,
     shares: Option<u32>,
     qmp: PathBuf,
     cid: Option<u32>,
@@ -68,6 +72,7 @@ pub(super) fn load(path: &Path) -> Result<Config, Error> {
             .map_err(|error| Error::Syntax { path: path.clone(), message: error.to_string().trim_end().to_owned() })?;
         apply(&mut config, file, &path, &mut taken)?;
     }
+    agree(&config).map_err(|(key, message)| Error::Value { path: path.to_owned(), key: key.to_owned(), message })?;
     Ok(config)
 }
 
@@ -76,17 +81,20 @@ fn files(path: &Path) -> Result<Vec<PathBuf>, Error> {
     let mut files = vec![path.to_owned()];
     let folder = path.with_file_name("conf.d");
     let read_error = |source| Error::Read { path: folder.clone(), source };
-    if folder.is_dir() {
-        let mut dropins = Vec::new();
-        for entry in std::fs::read_dir(&folder).map_err(read_error)? {
-            let path = entry.map_err(read_error)?.path();
-            if path.extension().is_some_and(|extension| extension == "toml") {
-                dropins.push(path);
-            }
+    let entries = match std::fs::read_dir(&folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(files),
+        Err(error) => return Err(read_error(error)),
+    };
+    let mut dropins = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(read_error)?.path();
+        if path.extension().is_some_and(|extension| extension == "toml") {
+            dropins.push(path);
         }
-        dropins.sort();
-        files.append(&mut dropins);
     }
+    dropins.sort();
+    files.append(&mut dropins);
     Ok(files)
 }
 
@@ -103,12 +111,6 @@ fn apply(config: &mut Config, file: File, path: &Path, taken: &mut Taken) -> Res
 
     config.capacity_bytes = file.host.capacity.map(|bytes| bytes.0).or(config.capacity_bytes);
     config.reserve_bytes = file.host.reserve.map(|bytes| bytes.0).or(config.reserve_bytes);
-    if let (Some(capacity), Some(reserve)) = (config.capacity_bytes, config.reserve_bytes)
-        && reserve >= capacity
-    {
-        let message = format!("{} leaves nothing of the capacity of {}", Bytes(reserve), Bytes(capacity));
-        return Err(wrong("host.reserve", message));
-    }
     if let Some(socket) = file.control.socket {
         config.control_socket = absolute(socket).map_err(|message| wrong("control.socket", message))?;
     }
@@ -123,17 +125,26 @@ fn apply(config: &mut Config, file: File, path: &Path, taken: &mut Taken) -> Res
             *slot = ms;
         }
     }
-    if config.intervals.busy_ms > config.intervals.quiet_ms {
-        let message = format!("{} is longer than quiet_ms ({})", config.intervals.busy_ms, config.intervals.quiet_ms);
-        return Err(wrong("intervals.busy_ms", message));
-    }
-    if let Some(policy) = file.policy {
-        config.policy = policy;
-    }
+    config.policy = overlay(&config.policy, file.policy).map_err(|(key, message)| wrong(&key, message))?;
     for vm in file.vm {
         let vm = check_vm(vm, path)?;
         claim(&vm, path, taken)?;
         config.vms.push(vm);
+    }
+    Ok(())
+}
+
+/// Checks what several keys mean together, wherever each was written.
+fn agree(config: &Config) -> Result<(), (&'static str, String)> {
+    if let (Some(capacity), Some(reserve)) = (config.capacity_bytes, config.reserve_bytes)
+        && reserve >= capacity
+    {
+        let message = format!("{} leaves nothing of the capacity of {}", Bytes(reserve), Bytes(capacity));
+        return Err(("host.reserve", message));
+    }
+    let Intervals { busy_ms, quiet_ms } = config.intervals;
+    if busy_ms > quiet_ms {
+        return Err(("intervals.busy_ms", format!("{busy_ms} is longer than quiet_ms ({quiet_ms})")));
     }
     Ok(())
 }
@@ -151,7 +162,7 @@ fn check_vm(vm: Vm, path: &Path) -> Result<VmConfig, Error> {
     }
     let limits = Limits {
         minimum_bytes: vm.minimum.0,
-        maximum_bytes: vm.maximum.map_or(u64::MAX, |bytes| bytes.0),
+        maximum_bytes: vm.maximum.0,
         shares: vm.shares.unwrap_or(DEFAULT_SHARES),
     };
     check_limits(&limits).map_err(|(key, message)| wrong(key, message))?;
@@ -185,6 +196,9 @@ pub(crate) fn check_limits(limits: &Limits) -> Result<(), (&'static str, String)
         let message = format!("{} is less than the minimum of {}", Bytes(maximum_bytes), Bytes(minimum_bytes));
         return Err(("maximum", message));
     }
+    if maximum_bytes > MAXIMUM_BYTES {
+        return Err(("maximum", format!("{} is too much; allowed is 64TiB or less", Bytes(maximum_bytes))));
+    }
     if !(1..=MAXIMUM_SHARES).contains(&shares) {
         return Err(("shares", format!("{shares} is out of range; allowed is 1 to {MAXIMUM_SHARES}")));
     }
@@ -217,7 +231,7 @@ fn absolute(path: PathBuf) -> Result<PathBuf, String> {
 mod tests {
     use super::*;
 
-    const VM: &str = "name = 'a'\nminimum = '128MiB'\nqmp = '/q'\ncid = 3\n";
+    const VM: &str = "name = 'a'\nminimum = '128MiB'\nmaximum = '1GiB'\nqmp = '/q'\ncid = 3\n";
 
     fn load_texts(texts: &[(&str, &str)]) -> Result<Config, String> {
         let folder = tempfile::tempdir().unwrap();
@@ -257,9 +271,11 @@ mod tests {
         for (text, expected) in [
             (
                 format!("[[vm]]\n{VM}colour = 1\n"),
-                &["bridge.toml", "line 6", "colour", "expected one of", "`minimum`"][..],
+                &["bridge.toml", "line 7", "colour", "expected one of", "`minimum`"][..],
             ),
-            (format!("[[vm]]\n{VM}maximum = '1MiB'\n"), &["vm \"a\": maximum", "less than the minimum"]),
+            (format!("[[vm]]\n{}", VM.replace("1GiB", "1MiB")), &["vm \"a\": maximum", "less than the minimum"]),
+            (format!("[[vm]]\n{}", VM.replace("1GiB", "65TiB")), &["vm \"a\": maximum", "allowed is 64TiB"]),
+            (format!("[[vm]]\n{}", VM.replace("maximum", "shares").replace("'1GiB'", "1")), &["line 1", "`maximum`"]),
             (format!("[[vm]]\n{VM}shares = 0\n"), &["vm \"a\": shares", "allowed is 1 to 1000000"]),
             (format!("[[vm]]\n{VM}[[vm]]\n{VM}"), &["vm \"a\": name", "is taken already, in bridge.toml"]),
             (format!("[[vm]]\n{}", VM.replace("cid = 3", "cid = 2")), &["vm \"a\": cid", "reserved"]),
@@ -267,6 +283,7 @@ mod tests {
             (format!("[[vm]]\n{}", VM.replace("/q", "q")), &["vm \"a\": qmp", "not an absolute path"]),
             (format!("[[vm]]\n{}", VM.replace("128MiB", "12 apples")), &["line 3", "12 apples", "allowed is a number"]),
             ("[host]\ncapacity='1GiB'\nreserve='1GiB'\n".into(), &["host.reserve", "leaves nothing"]),
+            ("[policy]\nidle_tax_percent = 100\n".into(), &["policy.idle_tax_percent", "0 to 99 percent"]),
             ("[intervals]\nbusy_ms = 5\n".into(), &["intervals.busy_ms", "allowed is 100"]),
             ("[host\n".into(), &["bridge.toml", "line 1"]),
         ] {
@@ -275,6 +292,44 @@ mod tests {
                 assert!(error.contains(part), "{part:?} is not in: {error}");
             }
         }
+    }
+
+    #[test]
+    fn later_files_override_single_keys_and_only_all_together_must_agree() {
+        let config = load_texts(&[
+            (
+                "bridge.toml",
+                "[host]\ncapacity='1GiB'\nreserve='1GiB'\n[intervals]\nbusy_ms = 60000\n\
+                 [policy]\nheadroom_permille = 200\ndead_band_bytes = '1MiB'\n",
+            ),
+            (
+                "conf.d/site.toml",
+                "[host]\nreserve='512MiB'\n[intervals]\nquiet_ms = 60000\n[policy]\ndead_band_bytes = '2MiB'\n",
+            ),
+        ])
+        .unwrap();
+        assert_eq!((config.reserve_bytes, config.intervals.quiet_ms), (Some(512 * MIB), 60_000));
+        let policy = Policy { headroom_permille: 200, dead_band_bytes: 2 * MIB, ..Policy::default() };
+        assert_eq!(config.policy, policy);
+    }
+
+    #[test]
+    fn drop_ins_that_cannot_be_read_are_an_error_and_none_are_fine() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("bridge.toml");
+        std::fs::write(&path, "").unwrap();
+        assert!(load(&path).is_ok());
+        std::fs::write(folder.path().join("conf.d"), "a file").unwrap();
+        let error = load(&path).unwrap_err().to_string();
+        assert!(error.ends_with("conf.d: cannot be read"), "{error}");
+    }
+
+    #[test]
+    fn minimums_that_do_not_fit_are_warned_of() {
+        let config = load_texts(&[("bridge.toml", &format!("[[vm]]\n{VM}"))]).unwrap();
+        assert_eq!(config.warning(128 * MIB), None);
+        let warning = config.warning(127 * MIB).unwrap();
+        assert!(warning.contains("128 MiB together") && warning.contains("reserve is 127 MiB"), "{warning}");
     }
 
     #[test]

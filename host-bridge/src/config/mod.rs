@@ -5,6 +5,7 @@
 
 mod bytes;
 mod file;
+mod policy;
 
 pub(crate) use file::check_limits;
 
@@ -22,6 +23,9 @@ pub const DEFAULT_CONTROL_SOCKET: &str = "/run/vmtide/control.sock";
 pub const DEFAULT_SHARES: u32 = 1000;
 /// The most shares a VM can have.
 pub const MAXIMUM_SHARES: u32 = 1_000_000;
+
+/// The most that a VM can have, as minimum or as maximum: what an x86-64 address space of 46 bits holds.
+pub const MAXIMUM_BYTES: u64 = 64 << 40;
 
 /// Why a configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -76,7 +80,7 @@ pub struct Config {
 pub struct VmConfig {
     /// Its name on this host.
     pub name: String,
-    /// What the operator set; the maximum is `u64::MAX` where the VM's own size is the limit.
+    /// What the operator set.
     pub limits: Limits,
     /// QEMU's monitor socket.
     pub qmp: PathBuf,
@@ -100,5 +104,18 @@ impl Config {
     /// [`Error`] for the first thing that is wrong, in the order in which the files are read.
     pub fn load(path: &Path) -> Result<Self, Error> {
         file::load(path)
+    }
+
+    /// What an operator should know before it is used with VMs that may have `limit_bytes` together.
+    pub fn warning(&self, limit_bytes: u64) -> Option<String> {
+        let minimums_bytes = self.vms.iter().map(|vm| vm.limits.minimum_bytes).fold(0, u64::saturating_add);
+        (minimums_bytes > limit_bytes).then(|| {
+            format!(
+                "the minimums of all VMs are {} together, and capacity less reserve is {}: \
+                 they cannot all have theirs at the same time",
+                Bytes(minimums_bytes),
+                Bytes(limit_bytes)
+            )
+        })
     }
 }

@@ -87,6 +87,11 @@ impl Host {
         Ok(Self { root: root.to_owned(), pressure: Pressure::default(), capacity_bytes, reserve_bytes, slice })
     }
 
+    /// What the VMs may have together: capacity less reserve.
+    pub fn limit_bytes(&self) -> u64 {
+        self.capacity_bytes - self.reserve_bytes
+    }
+
     /// The host at `now_ms`. Pressure is the share of the time since the last reading.
     ///
     /// # Errors

@@ -53,16 +53,16 @@ pub(crate) fn list(vms: &[Vm]) -> String {
             Demand::Stale { .. } => ("-".to_owned(), "stale".to_owned()),
             Demand::Unknown { .. } => ("-".to_owned(), "none yet".to_owned()),
         };
-        let maximum = if vm.maximum_bytes == u64::MAX { "-".to_owned() } else { Bytes(vm.maximum_bytes).to_string() };
         // Writing to a String does not fail.
         let _ = writeln!(
             text,
-            "{:width$}  {:11}  {:>10}  {:>10}  {need:>10}  {:>10}  {maximum:>10}  {:>7}  {}",
+            "{:width$}  {:11}  {:>10}  {:>10}  {need:>10}  {:>10}  {:>10}  {:>7}  {}",
             vm.name,
             state(vm),
             Bytes(vm.allocation_bytes).to_string(),
             Bytes(vm.target_bytes).to_string(),
             Bytes(vm.minimum_bytes).to_string(),
+            Bytes(vm.maximum_bytes).to_string(),
             vm.shares,
             demand.to_lowercase(),
         );
@@ -98,9 +98,7 @@ pub(crate) fn event(event: &Event) -> String {
 }
 
 fn limit_words(vm: &Vm) -> String {
-    let maximum =
-        if vm.maximum_bytes == u64::MAX { "its own size".to_owned() } else { Bytes(vm.maximum_bytes).to_string() };
-    format!("{} to {maximum}, {} shares", Bytes(vm.minimum_bytes), vm.shares)
+    format!("{} to {}, {} shares", Bytes(vm.minimum_bytes), Bytes(vm.maximum_bytes), vm.shares)
 }
 
 fn state(vm: &Vm) -> &'static str {
