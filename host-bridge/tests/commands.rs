@@ -226,6 +226,44 @@ fn pausing_is_seen_and_ended() {
 }
 
 #[test]
+fn pausing_says_what_it_did() {
+    let host = Host::new("");
+    let _bridge = host.start();
+    let said = |arguments: &[&str]| text(&host.vmtide(arguments).stdout);
+    assert_eq!(said(&["pause"]), "all VMs: paused: no memory is moved until resumed\n");
+    assert_eq!(said(&["resume", "a"]), "a: resumed: memory is moved again\n");
+    assert_eq!(host.json(&["pause"]), json!({ "vm": null, "paused": true }));
+    assert_eq!(host.json(&["resume", "a"]), json!({ "vm": "a", "paused": false }));
+}
+
+#[test]
+fn events_are_followed_across_a_restart_of_the_bridge() {
+    let host = Host::new("");
+    let bridge = host.start();
+    let mut vmtide = Command::new(env!("CARGO_BIN_EXE_vmtide"))
+        .args(["events", "--follow", "--socket"])
+        .arg(host.path("control.sock"))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut events = BufReader::new(vmtide.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let mut said = BufReader::new(vmtide.stderr.take().unwrap()).lines().map(Result::unwrap);
+    assert!(host.vmtide(&["pause"]).status.success());
+    assert!(events.any(|event| event.contains("Z  host  an operator paused all planning")), "with the time in UTC");
+    assert!(bridge.terminate());
+    assert!(said.next().unwrap().ends_with("waiting for it"));
+
+    let _bridge = host.start();
+    assert_eq!(said.next().unwrap(), "vmtide: the bridge restarted");
+    assert!(events.next().unwrap().contains("unreachable"), "from the first event on");
+    assert!(host.vmtide(&["resume"]).status.success());
+    assert!(events.any(|event| event.ends_with("an operator resumed all planning")));
+    vmtide.kill().unwrap();
+    vmtide.wait().unwrap();
+}
+
+#[test]
 fn without_a_bridge_the_command_says_so_and_exits_with_1() {
     let host = Host::new("");
     let output = host.vmtide(&["status"]);
@@ -275,4 +313,39 @@ fn a_guest_is_heard_through_its_own_socket_and_shown() {
     };
     assert_eq!(agent["demand"]["memory"]["need_bytes"], 512 << 20, "held to the maximum");
     assert_eq!(agent["tally"]["clamps"], json!({ "count": 2, "last_field": "floor_bytes" }));
+}
+
+#[test]
+fn nothing_that_a_guest_wrote_steers_the_terminal() {
+    const EVIL: &str = "\u{1b}[2J\u{9b}2J\r\n\u{202e}evil";
+    let host = Host::new("");
+    let _bridge = host.start();
+    let hello = json!({ "kind": "hello", "protocol": { "min": 1, "max": 1 }, "agent": EVIL, "kernel": EVIL,
+        "boot_id": EVIL, "capabilities": [EVIL], EVIL: 1 });
+    let event = json!({ "kind": "event", "event": EVIL, "message": EVIL });
+    let reply = json!({ "kind": "reply", "id": 1, "status": "refused", "amount": 0, "detail": EVIL });
+    let report = json!({ "kind": "report", "sequence": 1, "demand": { "cpu": "not_yet", "io": "not_yet", "memory": {
+        "known": { "need_bytes": -1, "floor_bytes": 0, "urgency": "idle", "reason": EVIL,
+        "waiting_ms": 3, "signals": {} } } } });
+    let malformed = json!({ "kind": "report", "sequence": EVIL });
+    let mut guest = UnixStream::connect(host.path("a.vsock_7670")).unwrap();
+    writeln!(guest, "{hello}\n{event}\n{reply}\n{report}\n{malformed}").unwrap();
+    let patience = Instant::now() + Duration::from_secs(10);
+    while host.json(&["list"])[0]["agent"]["violations"] != 1 {
+        assert!(Instant::now() < patience);
+    }
+    let explained = text(&host.vmtide(&["explain", "a"]).stdout);
+    let agent = explained.lines().nth(2).unwrap();
+    assert!(agent.starts_with("Agent \\u{1b}[2J\\u{9b}2J\\u{d}\\u{a}\\u{202e}evil on Linux "), "{agent}");
+    assert!(
+        agent.contains("not connected; last report 0 s ago; 1 of its numbers could not be, need_bytes the last"),
+        "{agent}"
+    );
+    assert!(agent.contains("; broke the protocol 1 times, its last connection ended: malformed report"), "{agent}");
+    for arguments in [&["list"][..], &["explain", "a"], &["events"], &["list", "--json"], &["events", "--json"]] {
+        let output = text(&host.vmtide(arguments).stdout);
+        assert!(output.contains("evil") || arguments == ["list"], "{output}");
+        let steers = |c: char| c != '\n' && (c.is_control() || c == '\u{202e}');
+        assert!(!output.contains(steers), "{arguments:?}: {output:?}");
+    }
 }

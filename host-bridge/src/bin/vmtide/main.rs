@@ -12,6 +12,7 @@ use std::time::Duration;
 use vmtide_bridge::api::client::{Client, Error};
 use vmtide_bridge::api::types::Change;
 use vmtide_bridge::config::{Bytes, DEFAULT_CONTROL_SOCKET};
+use vmtide_bridge::record::Event;
 
 /// How often `events --follow` looks for new ones.
 const FOLLOW: Duration = Duration::from_millis(500);
@@ -61,7 +62,7 @@ enum Command {
     Resume(OneOrAll),
     /// What happened.
     Events {
-        /// Wait for more.
+        /// Wait for more, also while the bridge restarts.
         #[arg(long)]
         follow: bool,
     },
@@ -155,17 +156,64 @@ async fn run(cli: &Cli) -> Result<(), Failure> {
             let vm = client.set(vm, change).await?;
             print(&mut out, cli.json, &vm, || show::limits(&vm))
         }
-        Command::Pause(OneOrAll { vm }) => Ok(client.pause(vm.as_deref(), true).await?),
-        Command::Resume(OneOrAll { vm }) => Ok(client.pause(vm.as_deref(), false).await?),
-        Command::Events { follow } => {
-            let mut last = 0;
-            loop {
-                for event in client.events(last).await? {
-                    last = event.sequence;
-                    print(&mut out, cli.json, &event, || show::event(&event))?;
-                }
-                if !follow {
-                    return Ok(());
+        Command::Pause(OneOrAll { vm }) => pause(&client, &mut out, cli.json, vm.as_deref(), true).await,
+        Command::Resume(OneOrAll { vm }) => pause(&client, &mut out, cli.json, vm.as_deref(), false).await,
+        Command::Events { follow: true } => follow(&client, &mut out, cli.json).await,
+        Command::Events { follow: false } => {
+            for event in client.events(0).await? {
+                print(&mut out, cli.json, &event, || show::event(&event))?;
+            }
+            Ok(())
+        }
+    }
+}
+
+async fn pause(
+    client: &Client,
+    out: &mut impl Write,
+    json: bool,
+    vm: Option<&str>,
+    paused: bool,
+) -> Result<(), Failure> {
+    client.pause(vm, paused).await?;
+    print(out, json, &serde_json::json!({ "vm": vm, "paused": paused }), || show::paused(vm, paused))
+}
+
+/// Prints events until nobody reads them. A bridge that stops is waited for; one that begins anew counts anew.
+async fn follow(client: &Client, out: &mut impl Write, json: bool) -> Result<(), Failure> {
+    let mut last: Option<Event> = None;
+    let mut events = client.events(0).await?;
+    loop {
+        for event in events {
+            print(out, json, &event, || show::event(&event))?;
+            last = Some(event);
+        }
+        tokio::time::sleep(FOLLOW).await;
+        // The last one known is asked for again: another bridge has another one there, or none.
+        let known = last.as_ref().map_or(0, |event| event.sequence);
+        events = await_events(client, known.saturating_sub(1)).await?;
+        let has_known = events.first().is_some_and(|first| Some(first) == last.as_ref());
+        let is_gap = events.first().is_some_and(|first| first.sequence > known);
+        if has_known {
+            events.remove(0);
+        } else if last.is_some() && !is_gap {
+            eprintln!("vmtide: the bridge restarted");
+            last = None;
+            events = await_events(client, 0).await?;
+        }
+    }
+}
+
+/// The events after the one with this sequence, as soon as a bridge answers.
+async fn await_events(client: &Client, after: u64) -> Result<Vec<Event>, Failure> {
+    let mut said = false;
+    loop {
+        match client.events(after).await {
+            Ok(events) => return Ok(events),
+            Err(error @ Error::Refused(_)) => return Err(error.into()),
+            Err(error) => {
+                if !std::mem::replace(&mut said, true) {
+                    eprintln!("vmtide: {error}; waiting for it");
                 }
                 tokio::time::sleep(FOLLOW).await;
             }

@@ -4,6 +4,7 @@ use std::fmt::Write;
 use std::time::{Duration, SystemTime};
 use vmtide_bridge::api::types::{Status, Vm, VmState};
 use vmtide_bridge::config::Bytes;
+use vmtide_bridge::guests::GuestSummary;
 use vmtide_bridge::plan::{Demand, HostState};
 use vmtide_bridge::record::{Decision, Event, sentence};
 
@@ -72,13 +73,14 @@ pub(crate) fn list(vms: &[Vm]) -> String {
 
 pub(crate) fn explain(vm: &Vm, decisions: &[Decision]) -> String {
     let mut text = format!(
-        "{} is {}, has {} (asked for: {}), limits {}.\n{}\n",
+        "{} is {}, has {} (asked for: {}), limits {}.\n{}\n{}\n",
         vm.name,
         state(vm),
         Bytes(vm.allocation_bytes),
         Bytes(vm.target_bytes),
         limit_words(vm),
         vm.detail.as_ref().unwrap_or(&vm.standing),
+        agent(&vm.agent),
     );
     if decisions.is_empty() {
         text.push_str("\nNo decision about it so far.\n");
@@ -87,6 +89,35 @@ pub(crate) fn explain(vm: &Vm, decisions: &[Decision]) -> String {
         let _ = write!(text, "\n{}  #{}\n  {}\n", time(decision.at_unix_ms), decision.id, sentence(decision));
     }
     text
+}
+
+/// What its agent is and how it behaves. What a guest wrote is printable since its session took it in.
+fn agent(agent: &GuestSummary) -> String {
+    let Some(hello) = &agent.hello else { return "No agent has connected so far.".to_owned() };
+    let mut text = format!("Agent {} on Linux {}", hello.agent, hello.kernel);
+    if agent.connected_for_ms.is_none() {
+        text.push_str(", not connected");
+    }
+    match agent.demand_age_ms {
+        Some(ms) => _ = write!(text, "; last report {} ago", duration(ms)),
+        None => text.push_str("; no report yet"),
+    }
+    let clamps = &agent.tally.clamps;
+    if clamps.count > 0 {
+        let field = clamps.last_field.as_deref().unwrap_or("unknown");
+        _ = write!(text, "; {} of its numbers could not be, {field} the last", clamps.count);
+    }
+    if agent.violations > 0 {
+        let end = agent.last_end.as_deref().unwrap_or("unknown");
+        _ = write!(text, "; broke the protocol {} times, its last connection ended: {end}", agent.violations);
+    }
+    text + "."
+}
+
+pub(crate) fn paused(vm: Option<&str>, paused: bool) -> String {
+    let who = vm.unwrap_or("all VMs");
+    let what = if paused { "paused: no memory is moved until resumed" } else { "resumed: memory is moved again" };
+    format!("{who}: {what}\n")
 }
 
 pub(crate) fn limits(vm: &Vm) -> String {
@@ -121,9 +152,9 @@ fn duration(ms: u64) -> String {
     }
 }
 
-/// How long ago, which needs no time zone.
+/// RFC 3339, UTC, to the second.
 fn time(unix_ms: u64) -> String {
-    let then = SystemTime::UNIX_EPOCH + Duration::from_millis(unix_ms);
-    let ago = SystemTime::now().duration_since(then).unwrap_or_default();
-    format!("{} ago", duration(u64::try_from(ago.as_millis()).unwrap_or(u64::MAX)))
+    // The format ends with the year 9999.
+    let since_1970 = Duration::from_millis(unix_ms.min(253_402_300_799_000));
+    humantime::format_rfc3339_seconds(SystemTime::UNIX_EPOCH + since_1970).to_string()
 }
