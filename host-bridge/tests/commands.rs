@@ -264,6 +264,31 @@ fn events_are_followed_across_a_restart_of_the_bridge() {
 }
 
 #[test]
+fn every_refusal_of_the_api_is_in_its_own_form() {
+    let host = Host::new("");
+    let _bridge = host.start();
+    for (request, status) in [
+        ("GET /v1/decisions?last=many", 400),
+        ("GET /v1/events?after=-1", 400),
+        ("GET /v1/events?aftre=1", 400),
+        ("GET /v1/vms/%ff", 400),
+        ("POST /v1/pause?vm=b", 404),
+        ("GET /v1/pause", 405),
+        ("PATCH /v1/vms/a", 400),
+        ("GET /", 404),
+    ] {
+        let mut stream = UnixStream::connect(host.path("control.sock")).unwrap();
+        write!(stream, "{request} HTTP/1.1\r\nHost: vmtide\r\nConnection: close\r\n\r\n").unwrap();
+        let answer = std::io::read_to_string(stream).unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{request}: {head}");
+        let refusal: Value = serde_json::from_str(body).unwrap();
+        assert_eq!(refusal["not_found"], status == 404, "{request}: {body}");
+        assert!(!refusal["message"].as_str().unwrap().is_empty(), "{request}");
+    }
+}
+
+#[test]
 fn without_a_bridge_the_command_says_so_and_exits_with_1() {
     let host = Host::new("");
     let output = host.vmtide(&["status"]);

@@ -3,12 +3,14 @@
 use super::types::{Change, Refusal};
 use super::{Call, Control};
 use crate::socket::{self, Claim};
-use axum::extract::{Path, Query, State, rejection::JsonRejection};
+use axum::extract::{FromRequestParts, Path, Query, State, rejection::JsonRejection};
 use axum::http::StatusCode;
+use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
+use std::fmt::Display;
 use std::io;
 use std::path::PathBuf;
 use tokio::net::UnixListener;
@@ -79,6 +81,9 @@ impl Server {
             .route("/v1/pause", post(async |calls, query| pause(calls, query, true).await))
             .route("/v1/resume", post(async |calls, query| pause(calls, query, false).await))
             .fallback(async || refuse(StatusCode::NOT_FOUND, "no such resource; all begin with /v1/"))
+            .method_not_allowed_fallback(async || {
+                refuse(StatusCode::METHOD_NOT_ALLOWED, "the resource does not have this method")
+            })
             .with_state(calls);
         if let Err(error) = axum::serve(listener, app).await {
             tracing::error!(path = %path.display(), %error, "the control socket stopped");
@@ -86,30 +91,49 @@ impl Server {
     }
 }
 
+/// A part of the request, refused in the API's own form where it makes no sense.
+struct Asked<E>(E);
+
+impl<E, S> FromRequestParts<S> for Asked<E>
+where
+    E: FromRequestParts<S, Rejection: Display>,
+    S: Send + Sync,
+{
+    type Rejection = Response;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Response> {
+        let rejected = |rejection: E::Rejection| refuse(StatusCode::BAD_REQUEST, &rejection.to_string());
+        E::from_request_parts(parts, state).await.map(Self).map_err(rejected)
+    }
+}
+
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct DecisionsQuery {
     vm: Option<String>,
     last: Option<usize>,
 }
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct EventsQuery {
     #[serde(default)]
     after: u64,
 }
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct PauseQuery {
     vm: Option<String>,
 }
 
-async fn vm(State(calls): State<Calls>, Path(name): Path<String>) -> Response {
+async fn vm(State(calls): State<Calls>, Asked(Path(name)): Asked<Path<String>>) -> Response {
     ask(calls, move |control| control.vm(&name)).await
 }
 
 async fn set(
     State(calls): State<Calls>,
-    Path(name): Path<String>,
+    Asked(Path(name)): Asked<Path<String>>,
     change: Result<Json<Change>, JsonRejection>,
 ) -> Response {
     match change {
@@ -118,15 +142,15 @@ async fn set(
     }
 }
 
-async fn decisions(State(calls): State<Calls>, Query(query): Query<DecisionsQuery>) -> Response {
+async fn decisions(State(calls): State<Calls>, Asked(Query(query)): Asked<Query<DecisionsQuery>>) -> Response {
     ask(calls, move |control| control.decisions(query.vm.as_deref(), query.last.unwrap_or(DECISIONS))).await
 }
 
-async fn events(State(calls): State<Calls>, Query(query): Query<EventsQuery>) -> Response {
+async fn events(State(calls): State<Calls>, Asked(Query(query)): Asked<Query<EventsQuery>>) -> Response {
     ask(calls, move |control| Ok(control.events(query.after))).await
 }
 
-async fn pause(State(calls): State<Calls>, Query(query): Query<PauseQuery>, paused: bool) -> Response {
+async fn pause(State(calls): State<Calls>, Asked(Query(query)): Asked<Query<PauseQuery>>, paused: bool) -> Response {
     ask(calls, move |control| control.pause(query.vm.as_deref(), paused)).await
 }
 
