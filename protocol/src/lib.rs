@@ -42,5 +42,5 @@ pub const MAX_LINE_BYTES: usize = 64 * 1024;
 /// The shortest time between two [`agent::AgentMessage::Urgent`] messages: four a second.
 pub const URGENT_INTERVAL_MS: u64 = 250;
 
-/// A demand counts for this many report intervals; then the VM is stale.
+/// A demand counts for this many *quiet* intervals after it came, also from a busy agent; then the VM is stale.
 pub const EXPIRY_INTERVALS: u64 = 3;
