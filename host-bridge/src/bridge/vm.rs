@@ -78,10 +78,8 @@ impl Vm {
             Hypervisor::Starting | Hypervisor::Absent { .. } => u64::MAX,
         };
         let Limits { minimum_bytes, maximum_bytes, shares } = self.config.limits;
-        let maximum_bytes = match maximum_bytes.min(ram_bytes) {
-            u64::MAX => u64::MAX,
-            bytes => bytes - bytes % PAGE_BYTES,
-        };
+        let maximum_bytes = maximum_bytes.min(ram_bytes);
+        let maximum_bytes = maximum_bytes - maximum_bytes % PAGE_BYTES;
         let minimum_bytes = minimum_bytes.div_ceil(PAGE_BYTES).saturating_mul(PAGE_BYTES).min(maximum_bytes);
         Limits { minimum_bytes, maximum_bytes, shares }
     }

@@ -18,7 +18,7 @@ use super::{Demand, HostState, HostView, Millis, Plan, Policy, Reach, Rule, Urge
 ///    a guest keeps by silence is worth its own share too.
 /// 4. The host itself is in trouble, or more is committed than there is, or the minimums do not fit: emergency. Blocks
 ///    and the rest after a stall give way, minimums hold; only urgent growth goes on. Where too much is committed, a VM
-///    that just booted is the first to give and floors hold as long as they fit ([`fairness::give_way`]).
+///    that just booted is the first to give and floors hold as long as they fit (see `fairness::give_way`).
 /// 5. Shrink at once: surplus, then for those who stall, then for those who are short and for the pool.
 /// 6. Grow only into what is free now.
 pub fn plan(now_ms: Millis, host: &HostView, vms: &[VmView], policy: &Policy) -> Plan {
