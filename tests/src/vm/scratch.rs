@@ -7,7 +7,7 @@ use tempfile::TempDir;
 
 const PREFIX: &str = "vmtide-lab-";
 
-/// A directory that is removed when dropped. Its name carries the process id, so that [`sweep`] finds what a lab
+/// A directory that is removed when dropped. Its name carries the process id, so that `sweep` finds what a lab
 /// that was killed left behind. It is in the system's temporary directory because socket paths must be short.
 #[derive(Debug)]
 pub struct Scratch(TempDir);
