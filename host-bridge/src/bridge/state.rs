@@ -152,9 +152,11 @@ impl Bridge {
     pub(super) fn hold(&mut self, number: usize) {
         let vm = &mut self.vms[number];
         let bytes = vm.allocation_bytes();
-        (vm.target_bytes, vm.accepted_bytes, vm.moving_since) = (bytes, bytes, None);
         let is_fixed = matches!(vm.hypervisor, Hypervisor::Attached(state) if !state.has_balloon);
-        if !self.paused && !vm.paused && !is_fixed {
+        let is_asked = !self.paused && !vm.paused && !is_fixed;
+        (vm.target_bytes, vm.accepted_bytes) = (bytes, bytes);
+        vm.moving_since = is_asked.then_some(self.now.ms);
+        if is_asked {
             self.effects.push(Effect::SetTarget { vm: number, bytes });
         }
         self.tell(number);

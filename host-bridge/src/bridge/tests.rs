@@ -86,6 +86,7 @@ impl Bridge {
         let mut bridge = bridge(capacity_mib);
         for (vm, mib) in [(A, a_mib), (B, b_mib)] {
             bridge.on_sighting(vm, Sighting::Attached(state(mib)));
+            bridge.sees(vm, mib);
             bridge.on_guest(vm, &report(mib - (mib / 11).max(32), Urgency::Normal, 0));
         }
         bridge.take_effects();
