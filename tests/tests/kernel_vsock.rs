@@ -16,6 +16,7 @@ socket = \"/run/control.sock\"
 [[vm]]
 name = \"self\"
 minimum = \"64MiB\"
+maximum = \"256MiB\"
 qmp = \"/run/no.qmp\"
 cid = 1
 ";
