@@ -5,6 +5,7 @@
 //! reads      pure        loop       session
 //!                          |
 //!                          +------> status: what `vmtide-agent status` shows
+//!                          +------> tune: sets the guest's knobs, and sets them back
 //! ```
 
 pub mod agent;
@@ -18,6 +19,7 @@ mod said;
 pub mod sense;
 pub mod status;
 mod table;
+pub mod tune;
 mod watched;
 
 pub use table::table;

@@ -2,6 +2,8 @@
 //!
 //! Exit codes: 0 fine, 1 it did not work, 2 the command line or the configuration is wrong.
 
+mod tuning_command;
+
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use serde_json::json;
@@ -12,6 +14,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{debug, level_filters::LevelFilter};
+use tuning_command::Tuning;
 use vmtide_agent::config::{Config, ConfigError};
 use vmtide_agent::link::LinkState;
 use vmtide_agent::observer::Observer;
@@ -60,6 +63,9 @@ enum Command {
     },
     /// Check the configuration file
     Check,
+    /// Show how the guest's settings are tuned, with or without a running agent
+    #[command(subcommand)]
+    Tuning(Tuning),
 }
 
 fn main() -> ExitCode {
@@ -83,6 +89,7 @@ fn command(cli: &Cli) -> anyhow::Result<()> {
         Command::Status { json } => show_status(&status::ask(&config.status_socket)?, *json),
         Command::Once { json, root, interval_ms } => once(&config, root, *interval_ms, *json),
         Command::Check => print("the configuration is valid\n"),
+        Command::Tuning(tuning) => print(&tuning.text(&config)?),
     }
 }
 
