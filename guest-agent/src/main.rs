@@ -66,6 +66,19 @@ enum Command {
     /// Show how the guest's settings are tuned, with or without a running agent
     #[command(subcommand)]
     Tuning(Tuning),
+    /// Put back what vmtide changed and nobody else has changed since
+    #[command(group = clap::ArgGroup::new("which").required(true))]
+    Revert {
+        /// A knob, or a group; the running agent leaves it alone from then on
+        #[arg(group = "which")]
+        knob: Option<String>,
+        /// All of them
+        #[arg(long, group = "which")]
+        all: bool,
+        /// Write the guest's /proc and /sys below this folder
+        #[arg(long, value_name = "DIR", default_value = "/")]
+        root: PathBuf,
+    },
 }
 
 fn main() -> ExitCode {
@@ -90,6 +103,12 @@ fn command(cli: &Cli) -> anyhow::Result<()> {
         Command::Once { json, root, interval_ms } => once(&config, root, *interval_ms, *json),
         Command::Check => print("the configuration is valid\n"),
         Command::Tuning(tuning) => print(&tuning.text(&config)?),
+        Command::Revert { knob, root, all: _ } => {
+            let (text, all_went) = tuning_command::revert(&config, knob.as_deref(), root)?;
+            print(&text)?;
+            anyhow::ensure!(all_went, "not all of it could be put back");
+            Ok(())
+        }
     }
 }
 

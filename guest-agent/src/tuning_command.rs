@@ -1,11 +1,14 @@
-//! The commands about tuning: `tuning list`, `explain`, `diff`, `history` and `apply --dry-run`. None of them writes.
+//! The commands about tuning: `tuning list`, `explain`, `diff`, `history` and `apply --dry-run`, which write nothing, and
+//! `revert`.
 
+use anyhow::Context;
 use clap::{Args, Subcommand};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use vmtide_agent::config::Config;
 use vmtide_agent::full_text;
-use vmtide_agent::tune::{Inventory, show};
+use vmtide_agent::tune::control::{self, Answer, Request};
+use vmtide_agent::tune::{Inventory, revert, show};
 use vmtide_protocol::bridge::Host;
 
 /// What to show.
@@ -94,6 +97,19 @@ impl Tuning {
             "errors": errors,
         }))
     }
+}
+
+/// Puts knobs back: through the agent that runs, or by itself when none does; returns what to print, and whether all went
+/// back that was vmtide's.
+pub fn revert(config: &Config, name: Option<&str>, root: &Path) -> anyhow::Result<(String, bool)> {
+    let request = Request::Revert { name: name.map(Into::into) };
+    let files = match control::ask(&config.tuning.journal, &request).context("the running agent does not answer")? {
+        Some(Answer::Undone { files }) => files,
+        Some(Answer::Failed { message }) => anyhow::bail!(message),
+        None => revert::revert(root, &config.tuning, name)?,
+    };
+    let all_went = files.iter().all(|file| file.outcome.is_some());
+    Ok((show::undone(&files), all_went))
 }
 
 fn take(config: &Config, root: &Path) -> anyhow::Result<Inventory> {

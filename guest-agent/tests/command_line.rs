@@ -111,3 +111,39 @@ fn tuning_shows_every_knob_without_an_agent_and_changes_nothing() {
     assert_eq!(unknown.status.code(), Some(1));
     assert!(text(&unknown.stderr).contains("no knob \"moon\""), "{}", text(&unknown.stderr));
 }
+
+#[test]
+fn revert_without_an_agent_puts_back_what_a_killed_one_left() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("guest");
+    std::fs::create_dir_all(root.join("proc/sys/vm")).unwrap();
+    std::fs::write(root.join("proc/sys/vm/swappiness"), "140\n").unwrap();
+    std::fs::write(root.join("proc/sys/vm/page-cluster"), "5\n").unwrap();
+    let journal = dir.path().join("tuning.journal");
+    let record = |knob: &str, path: &str, original: &str, written: &str| {
+        format!(
+            "{{\"record\":\"write\",\"at_ms\":1,\"knob\":\"{knob}\",\"path\":\"/proc/sys/vm/{path}\",\"original\":\"{original}\",\
+             \"written\":\"{written}\",\"why\":\"w\"}}\n"
+        )
+    };
+    let lines = [
+        "{\"record\":\"began\",\"version\":1,\"boot_id\":\"\"}\n".to_owned(),
+        record("swappiness", "swappiness", "60", "140"),
+        record("page_cluster", "page-cluster", "3", "0"),
+        "{\"record\":\"wri".to_owned(),
+    ];
+    std::fs::write(&journal, lines.concat()).unwrap();
+    let config = config(dir.path(), &format!("[tuning]\njournal = \"{}\"", journal.display()));
+    let revert =
+        |args: &[&str]| agent(&[&["revert", "--root", root.to_str().unwrap(), "--config", &config], args].concat());
+    assert_eq!(revert(&[]).status.code(), Some(2));
+    assert_eq!(revert(&["moon"]).status.code(), Some(1));
+    let output = revert(&["--all"]);
+    let shown = text(&output.stdout);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert!(shown.contains("restored       /proc/sys/vm/swappiness (60)"), "{shown}");
+    assert!(shown.contains("taken          /proc/sys/vm/page-cluster (5)"), "{shown}");
+    assert_eq!(std::fs::read_to_string(root.join("proc/sys/vm/swappiness")).unwrap(), "60");
+    assert_eq!(std::fs::read_to_string(root.join("proc/sys/vm/page-cluster")).unwrap(), "5\n");
+    assert_eq!(text(&revert(&["--all"]).stdout), "nothing holds a value of vmtide's\n");
+}

@@ -7,6 +7,7 @@ use super::value::Value;
 use crate::sense::{MemorySample, balloon_reports_free_pages};
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Read;
 use std::path::Path;
 use vmtide_protocol::bridge::Host;
 
@@ -68,7 +69,7 @@ impl Facts {
         facts.insert("cpus", counted(text("sys/devices/system/cpu/online")).into());
         facts.insert("numa_nodes", counted(text("sys/devices/system/node/online")).into());
         facts.insert("kernel", text("proc/sys/kernel/osrelease").map_or(0, |release| version(&release)).into());
-        facts.insert("virtual", text("proc/cpuinfo").is_some_and(|text| is_virtual(&text)).into());
+        facts.insert("virtual", is_virtual(&beginning_of(&root.join("proc/cpuinfo"))).into());
         let zswap = text("sys/module/zswap/parameters/enabled").is_some_and(|text| text.trim() == "Y");
         facts.insert("swap_kind", swap_kind(&text("proc/swaps").unwrap_or_default(), zswap).into());
         facts.insert("anon_refault_percent", anon_percent(memory, before).into());
@@ -100,6 +101,11 @@ impl Facts {
     #[cfg(test)]
     pub(crate) fn set(&mut self, name: &'static str, value: impl Into<Value>) {
         self.0.insert(name, value.into());
+    }
+
+    /// Those of `names` that are known, as text.
+    pub fn some(&self, names: &[String]) -> BTreeMap<String, String> {
+        names.iter().filter_map(|name| Some((name.clone(), self.get(name)?.to_string()))).collect()
     }
 
     /// Every fact by its name.
@@ -154,6 +160,13 @@ fn version(release: &str) -> u64 {
         (Some(major), Some(minor)) if major < 1_000 && minor < 1_000 => major * 1_000 + minor,
         _ => 0,
     }
+}
+
+/// The first CPU is enough: the kernel interrupts each CPU to tell its frequency.
+fn beginning_of(path: &Path) -> String {
+    let mut bytes = [0; 4096];
+    let length = fs::File::open(path).and_then(|mut file| file.read(&mut bytes)).unwrap_or(0);
+    String::from_utf8_lossy(&bytes[..length]).into_owned()
 }
 
 fn is_virtual(cpuinfo: &str) -> bool {

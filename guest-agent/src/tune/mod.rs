@@ -15,11 +15,14 @@
 pub mod assess;
 pub mod catalogue;
 pub mod claims;
+pub mod control;
 pub mod expression;
 pub mod facts;
+pub mod hand;
 pub mod inventory;
 pub mod journal;
 pub mod place;
+pub mod revert;
 pub mod show;
 pub mod survey;
 pub mod trial;

@@ -2,6 +2,7 @@
 
 use super::assess::{Action, Standing};
 use super::catalogue::Knob;
+use super::hand::Undone;
 use super::journal::{Record, Tried};
 use super::trial::Finding;
 use super::value::Value;
@@ -110,6 +111,19 @@ pub fn history(records: &[Record]) -> String {
     });
     let text: String = lines.collect();
     if text.is_empty() { "nothing was done in this boot\n".into() } else { text }
+}
+
+/// What was put back, and what was not.
+pub fn undone(files: &[Undone]) -> String {
+    if files.is_empty() {
+        return "nothing holds a value of vmtide's\n".into();
+    }
+    let mut text = String::new();
+    for file in files {
+        let outcome = file.outcome.map_or_else(|| "not put back".into(), |outcome| word(&outcome));
+        text += &format!("{outcome:<14} {} ({})\n", file.path, file.detail);
+    }
+    text
 }
 
 /// A trial's figures.
