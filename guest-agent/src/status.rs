@@ -9,7 +9,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::{fs, time::Duration};
 use tokio::net::UnixListener;
-use vmtide_protocol::bridge::Allocation;
+use vmtide_protocol::bridge::{Allocation, Host};
 use vmtide_protocol::demand::Demand;
 
 /// An agent that does not answer within this time hangs.
@@ -32,6 +32,10 @@ pub struct Status {
     pub stall_trigger: bool,
     /// Its session with the bridge.
     pub session: SessionStatus,
+    /// Files of the guest that hold a value of vmtide's.
+    pub tuned_files: usize,
+    /// What the bridge last said the host is short of.
+    pub host: Host,
     /// What the bridge last said the VM has.
     pub allocation: Option<Allocation>,
     /// The last demand.

@@ -6,9 +6,9 @@ use clap::{Args, Subcommand};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use vmtide_agent::config::Config;
-use vmtide_agent::full_text;
 use vmtide_agent::tune::control::{self, Answer, Request};
 use vmtide_agent::tune::{Inventory, revert, show};
+use vmtide_agent::{full_text, status};
 use vmtide_protocol::bridge::Host;
 
 /// What to show.
@@ -113,5 +113,7 @@ pub fn revert(config: &Config, name: Option<&str>, root: &Path) -> anyhow::Resul
 }
 
 fn take(config: &Config, root: &Path) -> anyhow::Result<Inventory> {
-    Ok(Inventory::take(root, &config.tuning, Host::default())?)
+    // Only a running agent knows what the host is short of.
+    let host = status::ask(&config.status_socket).map_or_else(|_| Host::default(), |status| status.host);
+    Ok(Inventory::take(root, &config.tuning, host)?)
 }

@@ -61,7 +61,7 @@ impl Facts {
         let text = |path: &str| fs::read_to_string(root.join(path)).ok();
         let mut facts = BTreeMap::new();
         let now_bytes = memory.total_bytes.saturating_sub(memory.balloon_bytes);
-        facts.insert("memory_now_bytes", rounded(now_bytes).into());
+        facts.insert("memory_now_bytes", Self::memory_now(memory));
         let total_kib = text("proc/meminfo").and_then(|text| number_after(&text, "MemTotal:"));
         facts.insert("mem_total_bytes", rounded(total_kib.map_or(now_bytes, |kib| kib.saturating_mul(1024))).into());
         let present = text("proc/zoneinfo").map(|text| present_pages(&text).saturating_mul(procfs::page_size()));
@@ -83,6 +83,11 @@ impl Facts {
         let mut facts = Self(facts);
         facts.set_host(host);
         facts
+    }
+
+    /// The fact `memory_now_bytes` of a sample.
+    pub fn memory_now(memory: &MemorySample) -> Value {
+        rounded(memory.total_bytes.saturating_sub(memory.balloon_bytes)).into()
     }
 
     /// Takes over what the bridge says.

@@ -26,9 +26,13 @@ pub mod revert;
 pub mod show;
 pub mod survey;
 pub mod trial;
+pub mod trials;
+pub mod tuner;
 pub mod value;
+pub mod window;
 
 pub use catalogue::{Catalogue, Knob, Mode};
 pub use facts::Facts;
 pub use inventory::{Inventory, InventoryError};
 pub use survey::{Row, Survey};
+pub use tuner::Tuner;

@@ -88,7 +88,7 @@ impl Survey<'_> {
         let owned = self.ledger.of(path);
         let claim = self.claims.of(path).or_else(|| self.claims.of(knob.twin.as_deref()?));
         let tried = self.ledger.tried.get(knob.unit());
-        let mode = knob.mode.min(self.mode);
+        let mode = self.catalogue.mode_of(knob.unit()).min(self.mode);
         let Assessment { standing, action, wanted, detail } = assess(&Situation {
             knob,
             mode,

@@ -77,7 +77,7 @@ pub fn judge(signal: Signal, risk: Risk, before: &[u64], after: &[u64]) -> Optio
 }
 
 /// In the signal's unit: a stall of half a percent, 256 KiB/s, a millisecond.
-fn least_that_matters(signal: Signal) -> u64 {
+pub(super) fn least_that_matters(signal: Signal) -> u64 {
     match signal {
         Signal::MemoryStall | Signal::CpuStall | Signal::IoStall | Signal::Steal => 5_000,
         Signal::Refaults | Signal::SwapIn => 256,
@@ -86,7 +86,7 @@ fn least_that_matters(signal: Signal) -> u64 {
 }
 
 /// The lower of the two in the middle.
-fn median(values: &[u64]) -> u64 {
+pub(super) fn median(values: &[u64]) -> u64 {
     let mut sorted = values.to_vec();
     sorted.sort_unstable();
     sorted.get((sorted.len().saturating_sub(1)) / 2).copied().unwrap_or(0)

@@ -82,6 +82,12 @@ impl Catalogue {
         (Self { knobs }, errors)
     }
 
+    /// The mode of a unit: the least of its knobs', for they are changed as one.
+    pub fn mode_of(&self, unit: &str) -> Mode {
+        let modes = self.knobs.iter().filter(|knob| knob.unit() == unit).map(|knob| knob.mode);
+        modes.min().unwrap_or(Mode::Off)
+    }
+
     /// The knob of that name, and those that go with it; or the group's.
     pub fn unit(&self, name: &str) -> Vec<&Knob> {
         let unit = self.knobs.iter().find(|knob| knob.id == name).map_or(name, Knob::unit);
