@@ -10,6 +10,7 @@
 
 pub mod agent;
 pub mod config;
+pub mod confine;
 pub mod demand;
 #[cfg(test)]
 mod fake_bridge;

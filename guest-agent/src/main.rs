@@ -13,9 +13,10 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
-use tracing::{debug, level_filters::LevelFilter};
+use tracing::{debug, level_filters::LevelFilter, warn};
 use tuning_command::Tuning;
 use vmtide_agent::config::{Config, ConfigError};
+use vmtide_agent::confine::{Confined, confine};
 use vmtide_agent::link::LinkState;
 use vmtide_agent::observer::Observer;
 use vmtide_agent::status::{self, Status};
@@ -115,6 +116,7 @@ fn command(cli: &Cli) -> anyhow::Result<()> {
 fn run(config: Config, root: &Path) -> anyhow::Result<()> {
     log_to_stderr(config.log_level.into());
     outlive_ooms();
+    let _confined = if root == Path::new("/") { confined(&config) } else { None };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("no runtime")?;
     runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
@@ -127,6 +129,17 @@ fn run(config: Config, root: &Path) -> anyhow::Result<()> {
         };
         Ok(agent::run(config, root, stop).await?)
     })
+}
+
+/// Without root there is little to take away, and without Landlock no way to.
+fn confined(config: &Config) -> Option<Confined> {
+    match confine(config) {
+        Ok(confined) => Some(confined),
+        Err(error) => {
+            warn!("the agent may write more than it has to: {}", full_text(&error));
+            None
+        }
+    }
 }
 
 /// The agent is of most use while the kernel looks for somebody to kill; it is small, and killing it frees nothing.

@@ -25,7 +25,9 @@ use tracing::{info, warn};
 use vmtide_protocol::bridge::Host;
 
 /// How often every knob is looked at when nothing seems to have changed.
-pub const CHECK_MS: u64 = 10_000;
+pub const CHECK_MS: u64 = 30_000;
+/// Files of sysctl.d change more rarely still.
+const CLAIMS_MS: u64 = 120_000;
 /// The shortest time between two looks because memory moved.
 const SOON_MS: u64 = 2_000;
 /// The balance of refaults is taken over this time.
@@ -41,6 +43,7 @@ pub struct Tuner {
     mode: Mode,
     catalogue: Catalogue,
     claims: Claims,
+    claimed_ms: Option<u64>,
     /// `None`: nothing is written, as there is no journal.
     hand: Option<Hand>,
     _lock: Option<Lock>,
@@ -91,6 +94,7 @@ impl Tuner {
             mode: tuning.mode,
             catalogue,
             claims: Claims::default(),
+            claimed_ms: None,
             hand: journal.map(|journal| Hand::new(root, journal)),
             _lock: lock,
             host: Host::default(),
@@ -192,7 +196,10 @@ impl Tuner {
     fn look(&mut self, now_ms: u64, memory: &MemorySample) {
         self.looked_ms = Some(now_ms);
         self.host_changed = false;
-        self.claims = Claims::read(&self.root);
+        if self.claimed_ms.is_none_or(|at_ms| now_ms.saturating_sub(at_ms) >= CLAIMS_MS) {
+            self.claimed_ms = Some(now_ms);
+            self.claims = Claims::read(&self.root);
+        }
         let before = self.balance.as_ref().map(|(_, before)| before);
         self.facts = Facts::read(&self.root, memory, before, self.host);
         if self.balance.as_ref().is_none_or(|(at_ms, _)| now_ms.saturating_sub(*at_ms) >= BALANCE_MS) {
