@@ -30,7 +30,7 @@ pub const CHECK_MS: u64 = 30_000;
 const CLAIMS_MS: u64 = 120_000;
 /// The shortest time between two looks because memory moved.
 const SOON_MS: u64 = 2_000;
-/// The balance of refaults is taken over this time.
+/// The balance of refaults is taken over this time at least, and twice as long at most.
 const BALANCE_MS: u64 = 60_000;
 
 /// Something that happened to a knob, for a person.
@@ -53,7 +53,8 @@ pub struct Tuner {
     held: BTreeSet<String>,
     /// What the kernel refused, and when to try it again.
     refused: BTreeMap<String, (Value, u64)>,
-    balance: Option<(u64, MemorySample)>,
+    /// An older and a newer sample, for the balance of refaults.
+    balance: Option<[(u64, MemorySample); 2]>,
     looked_ms: Option<u64>,
     host_changed: bool,
     paused_until_ms: u64,
@@ -200,19 +201,29 @@ impl Tuner {
             self.claimed_ms = Some(now_ms);
             self.claims = Claims::read(&self.root);
         }
-        let before = self.balance.as_ref().map(|(_, before)| before);
-        self.facts = Facts::read(&self.root, memory, before, self.host);
-        if self.balance.as_ref().is_none_or(|(at_ms, _)| now_ms.saturating_sub(*at_ms) >= BALANCE_MS) {
-            self.balance = Some((now_ms, *memory));
+        self.read_facts(memory);
+        let [_, newer] = *self.balance.get_or_insert([(now_ms, *memory); 2]);
+        if now_ms.saturating_sub(newer.0) >= BALANCE_MS {
+            self.balance = Some([newer, (now_ms, *memory)]);
         }
         let mut units: Vec<_> = self.catalogue.knobs.iter().map(|knob| knob.unit().to_owned()).collect();
         units.dedup();
         for unit in units {
             // What the kernel computed anew is let go, and then looked at once more.
+            let were_set = self.set.len();
             if self.apply(&unit, now_ms) {
                 self.apply(&unit, now_ms);
             }
+            if self.set.len() > were_set {
+                // One knob may be another's fact: huge pages decide what the kernel keeps free.
+                self.read_facts(memory);
+            }
         }
+    }
+
+    fn read_facts(&mut self, memory: &MemorySample) {
+        let before = self.balance.as_ref().map(|[(_, older), _]| older);
+        self.facts = Facts::read(&self.root, memory, before, self.host);
     }
 
     /// The files of a unit's knobs, and how they stand.

@@ -152,6 +152,14 @@ fn what_the_kernel_refuses_is_not_ours() {
         std::os::unix::fs::symlink(device, guest.dir.path().join(name)).unwrap();
     }
     assert!(guest.write("ksm", "/sys/absent", 0).is_err());
+    // Files of the kernel's own: one takes no such value, one takes none.
+    for (file, expected) in [("oom_score_adj", "Invalid argument"), ("stat", "")] {
+        let name = format!("sys/{file}");
+        std::os::unix::fs::symlink(format!("/proc/self/{file}"), guest.dir.path().join(&name)).unwrap();
+        let error = guest.write("ksm", &format!("/{name}"), 99_999).unwrap_err();
+        assert!(matches!(error, HandError::Refused { .. }), "{error}");
+        assert!(crate::full_text(&error).contains(expected), "{error}");
+    }
     let error = guest.write("ksm", "/sys/null", 0).unwrap_err().to_string();
     assert_eq!(error, "/sys/null still holds  after 0 was written");
     assert!(guest.hand.journal().ledger().owned.is_empty());

@@ -7,6 +7,7 @@ use crate::tune::catalogue::Knob;
 use crate::tune::hand::{HandError, Undone};
 use crate::tune::journal::Outcome;
 use crate::tune::value::Value;
+use std::io;
 use tracing::{debug, info};
 
 /// What the kernel refused is not tried again for this time.
@@ -30,8 +31,12 @@ impl Tuner {
                 self.changed(is_tried);
             }
             Err(error) => {
-                let is_full = matches!(error, HandError::Journal { .. });
-                let until_ms = now_ms.saturating_add(if is_full { CHECK_MS } else { REFUSED_MS });
+                let passes = match &error {
+                    HandError::Journal { .. } => true,
+                    HandError::Refused { source, .. } => source.kind() == io::ErrorKind::ResourceBusy,
+                    HandError::Ignored { .. } => false,
+                };
+                let until_ms = now_ms.saturating_add(if passes { CHECK_MS } else { REFUSED_MS });
                 self.refused.insert(row.path.clone(), (value.clone(), until_ms));
                 self.say(crate::full_text(&error));
             }

@@ -156,6 +156,19 @@ fn a_killed_agent_s_changes_are_put_back_by_the_next() {
 }
 
 #[test]
+fn the_balance_of_refaults_moves_swappiness_and_does_not_flap() {
+    let mut guest = guest("[[knob]]\nid = \"swappiness\"\nsignal = \"steal\"\n");
+    guest.after_ms(0);
+    let mut seen = Vec::new();
+    for _ in 0..20 {
+        guest.samples.memory.as_mut().unwrap().refault_anon_bytes += 64 * MIB;
+        guest.after_ms(CHECK_MS);
+        seen.push(guest.holds(SWAPPINESS));
+    }
+    assert!(seen[2..].iter().all(|value| value == "100"), "{seen:?}");
+}
+
+#[test]
 fn follows_the_host_at_once_and_back() {
     let mut guest = guest("");
     guest.after_ms(0);
@@ -196,6 +209,18 @@ fn what_the_kernel_computes_anew_when_memory_is_plugged_is_set_again() {
     let now_ms = guest.now_ms;
     guest.tuner().stop(now_ms);
     assert_eq!(guest.holds(MIN_FREE), "45000", "the kernel's newest value is the original");
+}
+
+#[test]
+fn a_knob_that_is_another_s_fact_does_not_hide_who_changed_it() {
+    let mut guest = guest("[[knob]]\nid = \"thp_enabled\"\nmode = \"static\"\n");
+    let thp = "sys/kernel/mm/transparent_hugepage/enabled";
+    guest.set(thp, "[always] madvise never\n");
+    guest.after_ms(0);
+    assert_eq!((guest.holds(thp).as_str(), guest.holds(MIN_FREE).as_str()), ("madvise", "3547"));
+    guest.set(MIN_FREE, "9999\n");
+    assert!(guest.after_ms(CHECK_MS)[0].starts_with("min_free_kbytes: taken by someone else"));
+    assert_eq!(guest.holds(MIN_FREE), "9999");
 }
 
 #[test]
