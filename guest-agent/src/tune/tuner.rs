@@ -2,7 +2,8 @@
 //!
 //! In: samples from the agent's loop, host hints, an operator's requests. Out: writes, and [`TuneEvent`]s for the bridge.
 //! It looks at once when the host's hints change, soon when the guest's memory does, and else each [`CHECK_MS`], which is
-//! also how long somebody else's value may go unnoticed.
+//! also how long somebody else's value may go unnoticed. While no fact changes, only what it has set is looked at, and
+//! the rest each [`FULL_MS`].
 
 use super::assess::{Action, Standing};
 use super::catalogue::Catalogue;
@@ -24,10 +25,10 @@ use std::path::{Path, PathBuf};
 use tracing::{info, warn};
 use vmtide_protocol::bridge::Host;
 
-/// How often every knob is looked at when nothing seems to have changed.
+/// How often facts are read, and what was set is looked at, when nothing seems to have changed.
 pub const CHECK_MS: u64 = 30_000;
-/// Files of sysctl.d change more rarely still.
-const CLAIMS_MS: u64 = 120_000;
+/// How often every knob is looked at, and the files of sysctl.d, while no fact changes.
+pub const FULL_MS: u64 = 300_000;
 /// The shortest time between two looks because memory moved.
 const SOON_MS: u64 = 2_000;
 /// The balance of refaults is taken over this time at least, and twice as long at most.
@@ -43,7 +44,8 @@ pub struct Tuner {
     mode: Mode,
     catalogue: Catalogue,
     claims: Claims,
-    claimed_ms: Option<u64>,
+    /// When every knob was looked at.
+    full_ms: Option<u64>,
     /// `None`: nothing is written, as there is no journal.
     hand: Option<Hand>,
     _lock: Option<Lock>,
@@ -95,7 +97,7 @@ impl Tuner {
             mode: tuning.mode,
             catalogue,
             claims: Claims::default(),
-            claimed_ms: None,
+            full_ms: None,
             hand: journal.map(|journal| Hand::new(root, journal)),
             _lock: lock,
             host: Host::default(),
@@ -197,17 +199,21 @@ impl Tuner {
     fn look(&mut self, now_ms: u64, memory: &MemorySample) {
         self.looked_ms = Some(now_ms);
         self.host_changed = false;
-        if self.claimed_ms.is_none_or(|at_ms| now_ms.saturating_sub(at_ms) >= CLAIMS_MS) {
-            self.claimed_ms = Some(now_ms);
+        let before = std::mem::take(&mut self.facts);
+        self.read_facts(memory);
+        let is_due = self.full_ms.is_none_or(|at_ms| now_ms.saturating_sub(at_ms) >= FULL_MS);
+        if is_due {
+            self.full_ms = Some(now_ms);
             self.claims = Claims::read(&self.root);
         }
-        self.read_facts(memory);
+        let is_full = is_due || self.facts != before;
         let [_, newer] = *self.balance.get_or_insert([(now_ms, *memory); 2]);
         if now_ms.saturating_sub(newer.0) >= BALANCE_MS {
             self.balance = Some([newer, (now_ms, *memory)]);
         }
         let mut units: Vec<_> = self.catalogue.knobs.iter().map(|knob| knob.unit().to_owned()).collect();
         units.dedup();
+        units.retain(|unit| is_full || self.ledger().owned.iter().any(|owned| self.is_of(unit, &owned.knob)));
         for unit in units {
             // What the kernel computed anew is let go, and then looked at once more.
             let were_set = self.set.len();

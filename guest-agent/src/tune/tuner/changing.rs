@@ -36,6 +36,9 @@ impl Tuner {
                     HandError::Refused { source, .. } => source.kind() == io::ErrorKind::ResourceBusy,
                     HandError::Ignored { .. } => false,
                 };
+                if passes {
+                    self.full_ms = None;
+                }
                 let until_ms = now_ms.saturating_add(if passes { CHECK_MS } else { REFUSED_MS });
                 self.refused.insert(row.path.clone(), (value.clone(), until_ms));
                 self.say(crate::full_text(&error));

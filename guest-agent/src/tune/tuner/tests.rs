@@ -231,7 +231,7 @@ fn a_pair_is_changed_together_or_not_at_all() {
     guest.after_ms(0);
     assert_eq!(guest.bytes_hold(), ["0", "0"], "one of them is somebody else's");
     guest.set("proc/sys/vm/dirty_ratio", "20\n");
-    guest.after_ms(CHECK_MS);
+    guest.after_ms(FULL_MS);
     assert_ne!(guest.bytes_hold(), ["0", "0"]);
     guest.twins_are_zeroed();
     guest.set("proc/sys/vm/dirty_bytes", "1234\n");

@@ -105,7 +105,7 @@ impl Tuner {
         self.restore(|id| ids.iter().any(|of_unit| of_unit == id), now_ms);
     }
 
-    fn is_of(&self, unit: &str, id: &str) -> bool {
+    pub(super) fn is_of(&self, unit: &str, id: &str) -> bool {
         self.catalogue.knobs.iter().any(|knob| knob.id == id && knob.unit() == unit)
     }
 }
