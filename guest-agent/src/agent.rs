@@ -295,6 +295,7 @@ impl Agent {
                 last_reject: link.last_reject.clone(),
             },
             tuned_files: self.tuner.applied(),
+            held: self.tuner.held().clone(),
             host: self.host,
             allocation: self.allocation,
             demand: seen.demand.clone(),

@@ -3,6 +3,7 @@
 use crate::demand::Mode;
 use crate::link::LinkState;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
@@ -34,6 +35,8 @@ pub struct Status {
     pub session: SessionStatus,
     /// Files of the guest that hold a value of vmtide's.
     pub tuned_files: usize,
+    /// Units of knobs that an operator had reverted, and that are left alone since.
+    pub held: BTreeSet<String>,
     /// What the bridge last said the host is short of.
     pub host: Host,
     /// What the bridge last said the VM has.

@@ -9,7 +9,6 @@ use vmtide_agent::config::Config;
 use vmtide_agent::tune::control::{self, Answer, Request};
 use vmtide_agent::tune::{Inventory, revert, show};
 use vmtide_agent::{full_text, status};
-use vmtide_protocol::bridge::Host;
 
 /// What to show.
 #[derive(Subcommand)]
@@ -113,7 +112,7 @@ pub fn revert(config: &Config, name: Option<&str>, root: &Path) -> anyhow::Resul
 }
 
 fn take(config: &Config, root: &Path) -> anyhow::Result<Inventory> {
-    // Only a running agent knows what the host is short of.
-    let host = status::ask(&config.status_socket).map_or_else(|_| Host::default(), |status| status.host);
-    Ok(Inventory::take(root, &config.tuning, host)?)
+    let running = status::ask(&config.status_socket).map(|status| (status.host, status.held));
+    let (host, held) = running.unwrap_or_default();
+    Ok(Inventory::take(root, &config.tuning, host, held)?)
 }

@@ -259,6 +259,9 @@ async fn revert_asks_the_running_agent() {
     let Some(Answer::Undone { files }) = answer.await.unwrap() else { panic!("no answer") };
     assert!(files.iter().any(|file| file.knob == "swappiness"), "{files:?}");
     assert_eq!(fs::read_to_string(&swappiness).unwrap(), "60");
+    let socket = config(agent.root.path()).status_socket;
+    let status = tokio::task::spawn_blocking(move || status::ask(&socket)).await.unwrap().unwrap();
+    assert!(status.held.contains("swappiness") && status.tuned_files == 0, "{status:?}");
     agent.stop.send(()).unwrap();
     agent.task.await.unwrap().unwrap();
 }

@@ -45,14 +45,16 @@ pub struct Inventory {
     pub records: Vec<Record>,
     ledger: Ledger,
     claims: Claims,
+    held: BTreeSet<String>,
 }
 
 impl Inventory {
-    /// Reads everything for the guest below `root`, whose host is short of what `host` says.
+    /// Reads everything for the guest below `root`. Only a running agent knows what its `host` is short of, and which units
+    /// are `held` back on request.
     ///
     /// # Errors
     /// [`InventoryError`] when the guest's memory or the journal cannot be read.
-    pub fn take(root: &Path, tuning: &Tuning, host: Host) -> Result<Self, InventoryError> {
+    pub fn take(root: &Path, tuning: &Tuning, host: Host, held: BTreeSet<String>) -> Result<Self, InventoryError> {
         let memory = MemoryReader::open(root)?.sample()?;
         let (catalogue, errors) = Catalogue::load(&tuning.catalogue);
         let records = journal::read(&tuning.journal, &boot_id(root))?;
@@ -67,6 +69,7 @@ impl Inventory {
             records,
             ledger,
             claims: Claims::read(root),
+            held,
         })
     }
 
@@ -95,7 +98,7 @@ impl Inventory {
             ledger: &self.ledger,
             claims: &self.claims,
             mode: self.mode,
-            held: &BTreeSet::new(),
+            held: &self.held,
             now_ms: self.now_ms,
         })
     }

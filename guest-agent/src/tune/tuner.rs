@@ -182,6 +182,11 @@ impl Tuner {
         self.ledger().owned.len()
     }
 
+    /// Units that an operator had reverted.
+    pub fn held(&self) -> &BTreeSet<String> {
+        &self.held
+    }
+
     fn ledger(&self) -> &Ledger {
         const NONE: &Ledger = &Ledger { owned: Vec::new(), taken: BTreeMap::new(), tried: BTreeMap::new() };
         self.hand.as_ref().map_or(NONE, |hand| hand.journal().ledger())
