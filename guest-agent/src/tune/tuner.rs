@@ -26,7 +26,7 @@ use tracing::{info, warn};
 use vmtide_protocol::bridge::Host;
 
 /// How often facts are read, and what was set is looked at, when nothing seems to have changed.
-pub const CHECK_MS: u64 = 30_000;
+pub const CHECK_MS: u64 = 60_000;
 /// How often every knob is looked at, and the files of sysctl.d, while no fact changes.
 pub const FULL_MS: u64 = 300_000;
 /// The shortest time between two looks because memory moved.

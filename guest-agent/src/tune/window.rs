@@ -98,6 +98,21 @@ impl Windows {
         values.filter(|values| values.len() == LEAST_WINDOWS)
     }
 
+    /// Whether any signal shows something in the last window: cheap to ask, for mostly none does.
+    pub fn is_loud(&self) -> bool {
+        let signals = [
+            Signal::MemoryStall,
+            Signal::CpuStall,
+            Signal::IoStall,
+            Signal::Refaults,
+            Signal::SwapIn,
+            Signal::Steal,
+            Signal::IoLatency,
+        ];
+        let of_last = |signal| self.past.front().and_then(|window| window.of(signal));
+        signals.into_iter().any(|signal| of_last(signal).is_some_and(|value| value >= least_that_matters(signal)))
+    }
+
     /// Whether `signal` shows nothing that a knob could better, as far as is known.
     pub fn is_quiet(&self, signal: Signal) -> bool {
         let values: Vec<_> = self.past.iter().take(LEAST_WINDOWS).filter_map(|window| window.of(signal)).collect();
@@ -176,7 +191,7 @@ pub(super) mod tests {
         assert_eq!(seen, 3, "the last has samples of another moment");
         assert_eq!((newest.memory_stall, newest.cpu_stall, newest.io_latency), (Some(100_000), None, Some(5_000)));
         assert_eq!((newest.cpu_millicpus, newest.steal), (300, 10_000));
-        assert!(!windows.is_quiet(Signal::MemoryStall) && windows.is_quiet(Signal::Refaults));
+        assert!(!windows.is_quiet(Signal::MemoryStall) && windows.is_quiet(Signal::Refaults) && windows.is_loud());
         windows.clear();
         assert!(windows.is_quiet(Signal::MemoryStall) && windows.newest().is_none());
     }

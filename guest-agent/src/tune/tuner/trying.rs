@@ -28,7 +28,7 @@ impl Tuner {
         let Some(hand) = &self.hand else { return };
         let doing = if self.trials.is_running() {
             self.trials.step(&self.windows, now_ms)
-        } else if self.windows.steady() >= LEAST_WINDOWS && self.mode == Mode::Adaptive {
+        } else if self.windows.is_loud() && self.windows.steady() >= LEAST_WINDOWS && self.mode == Mode::Adaptive {
             let ledger = hand.journal().ledger();
             let next = self.catalogue.knobs.iter().find_map(|knob| {
                 let unit = knob.unit();
