@@ -1,13 +1,13 @@
 //! The loop: look, estimate, tell the bridge, sleep until it is time or something happens.
 //!
 //! ```text
-//!            time is up, stall trigger, welcome
-//!   +-----------------------------------------------+
-//!   v                                               |
-//! look -> demand -> report, urgent or nothing -> sleep <-> allocation, status asked
-//!                                                   |
-//!                                                   v
-//!                                                 stop: says so, ends the session
+//!            time is up, stall trigger, welcome, host hints
+//!   +-------------------------------------------------------+
+//!   v                                                       |
+//! look -> demand -> report, urgent or nothing -> tune -> sleep <-> allocation, status asked, revert asked
+//!                                                           |
+//!                                                           v
+//!                                                         stop: puts the knobs back, says so, ends the session
 //! ```
 //!
 //! The link has a task of its own, so that neither a slow bridge nor none holds up the looking.
@@ -18,6 +18,9 @@ use crate::link::{self, Backoff, BackoffError, Link, LinkStatus, News};
 use crate::observer::{Observation, Observer};
 use crate::sense::{SenseError, StallTrigger};
 use crate::status::{SessionStatus, Status, StatusSocket};
+use crate::tune::control::{self, Asked};
+use crate::tune::{Tuner, inventory, journal::LockError};
+use std::collections::VecDeque;
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -25,13 +28,17 @@ use std::{fs, io};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{info, warn};
-use vmtide_protocol::agent::{Event, EventKind, Hello};
-use vmtide_protocol::bridge::{Allocation, Intervals};
+use vmtide_protocol::agent::{Event, EventKind, Hello, Reply, ReplyStatus};
+use vmtide_protocol::bridge::{Allocation, Host, Intervals, PauseTuning};
 use vmtide_protocol::{AgentMessage, SUPPORTED};
 
 /// Messages that wait for a bridge that does not read: few, as they grow stale.
 const OUTBOX_MESSAGES: usize = 4;
 const NEWS_MESSAGES: usize = 8;
+/// Tuning events that wait for a session; older ones are in the journal.
+const UNSAID_EVENTS: usize = 16;
+/// An event is for a person.
+const MOST_EVENT_CHARS: usize = 400;
 /// How long a stopping agent tries to say so.
 const FAREWELL: Duration = Duration::from_secs(1);
 /// The second look, when there is no demand yet.
@@ -42,7 +49,7 @@ const QUIET_SLACK_NS: u64 = 100_000_000;
 const SHORTEST_INTERVAL_MS: u64 = 100;
 const LONGEST_INTERVAL_MS: u64 = 600_000;
 /// What this agent can tell.
-const CAPABILITIES: [&str; 3] = ["memory", "cpu", "io"];
+const CAPABILITIES: [&str; 4] = ["memory", "cpu", "io", "pause_tuning"];
 
 /// Why an agent could not run.
 #[derive(Debug, thiserror::Error)]
@@ -56,6 +63,9 @@ pub enum AgentError {
         /// The status socket.
         path: PathBuf,
     },
+    /// The same, as its lock on the journal says.
+    #[error("another agent runs")]
+    Locked(#[from] LockError),
     /// A wrong constant.
     #[error(transparent)]
     Backoff(#[from] BackoffError),
@@ -69,6 +79,11 @@ struct Agent {
     trigger: StallTrigger,
     pace: Pace,
     schedule: Schedule,
+    tuner: Tuner,
+    /// When the agent started, milliseconds since boot: the tuner's times outlive it.
+    boot_ms: u64,
+    unsaid: VecDeque<String>,
+    host: Host,
     connected: bool,
     intervals: Intervals,
     allocation: Option<Allocation>,
@@ -82,6 +97,8 @@ struct Agent {
 /// # Errors
 /// [`AgentError`] when the guest's memory cannot be read, or another agent runs. Once it runs, only `stop` ends it.
 pub async fn run(config: Config, root: &Path, stop: impl Future<Output = ()>) -> Result<(), AgentError> {
+    let boot_ms = inventory::now_ms();
+    let tuner = Tuner::start(root, &config.tuning, boot_ms)?;
     let observer = Observer::open(root, config.grant_ms)?;
     let trigger = StallTrigger::register(root).unwrap_or_else(|error| {
         warn!("no PSI trigger: {error}; a stall is seen at the next look");
@@ -97,6 +114,9 @@ pub async fn run(config: Config, root: &Path, stop: impl Future<Output = ()>) ->
             None
         }
     };
+    let (asked, mut requests) = mpsc::channel(1);
+    let control = control::listen(&config.tuning.journal, asked)
+        .inspect_err(|error| warn!("`vmtide-agent revert` will not reach this agent: {error}"));
     let (outbox, from_agent) = mpsc::channel(OUTBOX_MESSAGES);
     let (to_agent, mut news) = mpsc::channel(NEWS_MESSAGES);
     let backoff = Backoff::new(link::SHORTEST, link::LONGEST)?;
@@ -109,6 +129,10 @@ pub async fn run(config: Config, root: &Path, stop: impl Future<Output = ()>) ->
         trigger,
         pace: Pace::default(),
         schedule: Schedule::default(),
+        tuner,
+        boot_ms,
+        unsaid: VecDeque::new(),
+        host: Host::default(),
         connected: false,
         intervals: Intervals::default(),
         allocation: None,
@@ -117,9 +141,11 @@ pub async fn run(config: Config, root: &Path, stop: impl Future<Output = ()>) ->
         looks: 0,
     };
     tokio::select! {
-        () = agent.watch(&mut news, status.as_ref()) => {}
+        () = agent.watch(&mut news, &mut requests, status.as_ref()) => {}
         () = stop => {}
     }
+    drop(control);
+    agent.tuner.stop(agent.boot_ms + agent.now_ms());
     let message = "the agent was stopped".into();
     agent.outbox.try_send(AgentMessage::Event(Event { event: EventKind::Stopping, message })).ok();
     drop(agent);
@@ -131,7 +157,12 @@ pub async fn run(config: Config, root: &Path, stop: impl Future<Output = ()>) ->
 
 impl Agent {
     /// The loop; does not end.
-    async fn watch(&mut self, news: &mut mpsc::Receiver<News>, status: Option<&StatusSocket>) {
+    async fn watch(
+        &mut self,
+        news: &mut mpsc::Receiver<News>,
+        requests: &mut mpsc::Receiver<Asked>,
+        status: Option<&StatusSocket>,
+    ) {
         loop {
             let (seen, next_ms) = self.look();
             let wake = self.started + Duration::from_millis(next_ms);
@@ -141,6 +172,10 @@ impl Agent {
                     () = sleep_until(wake) => resting = false,
                     () = self.trigger.fired() => resting = false,
                     Some(news) = news.recv() => resting = !self.hear(news),
+                    Some((request, reply)) = requests.recv() => {
+                        // Who asked may have gone.
+                        reply.send(self.tuner.serve(&request, self.boot_ms + self.now_ms())).ok();
+                    }
                     () = answer(status, || self.status(&seen)) => {}
                 }
             }
@@ -164,6 +199,7 @@ impl Agent {
         let wait_ms = outlook
             .map_or(FIRST_LOOK_MS, |outlook| self.pace.next_ms(now_ms, outlook, self.intervals, self.config.grant_ms));
         self.relax(was);
+        self.tune(now_ms);
         let mut next_ms = now_ms.saturating_add(wait_ms);
         if self.connected {
             let mode = self.pace.mode();
@@ -178,6 +214,19 @@ impl Agent {
         (seen, next_ms)
     }
 
+    /// Looks after the knobs, and tells the bridge what happened to them.
+    fn tune(&mut self, now_ms: u64) {
+        let events = self.tuner.tend(self.boot_ms + now_ms, self.observer.samples());
+        self.unsaid.extend(events.into_iter().map(|event| event.chars().take(MOST_EVENT_CHARS).collect()));
+        self.unsaid.drain(..self.unsaid.len().saturating_sub(UNSAID_EVENTS));
+        while let Some(message) = self.unsaid.front().cloned() {
+            if !self.tell(AgentMessage::Event(Event { event: EventKind::Tuning, message })) {
+                break;
+            }
+            self.unsaid.pop_front();
+        }
+    }
+
     /// Acts on what the bridge said; returns whether to look at once.
     fn hear(&mut self, news: News) -> bool {
         match news {
@@ -190,9 +239,24 @@ impl Agent {
                 self.connected = true;
             }
             News::Allocation(allocation) => self.allocation = Some(allocation),
-            News::Lost => self.connected = false,
+            News::Host(host) => return self.hear_of_host(host),
+            News::PauseTuning(PauseTuning { id, pause_ms }) => {
+                self.tuner.pause((self.boot_ms + self.now_ms()).saturating_add(pause_ms));
+                let reply = Reply { id, status: ReplyStatus::Done, amount: pause_ms.into(), detail: None };
+                self.tell(AgentMessage::Reply(reply));
+            }
+            News::Lost => {
+                self.connected = false;
+                // Nobody says any more that the host is short of anything.
+                return self.hear_of_host(Host::default());
+            }
         }
         self.connected && self.schedule.next_report_ms(Mode::Busy, self.intervals).is_none()
+    }
+
+    fn hear_of_host(&mut self, host: Host) -> bool {
+        self.host = host;
+        self.tuner.hear(host)
     }
 
     /// Hands a message to the link; `false` when there is no session, or the bridge does not keep up.
@@ -230,6 +294,9 @@ impl Agent {
                 last_error: link.last_error.clone(),
                 last_reject: link.last_reject.clone(),
             },
+            tuned_files: self.tuner.applied(),
+            held: self.tuner.held().clone(),
+            host: self.host,
             allocation: self.allocation,
             demand: seen.demand.clone(),
         }

@@ -1,6 +1,7 @@
 //! The agent's configuration: one small TOML file, every key optional.
 
 use crate::link::Address;
+use crate::tune::Mode;
 use serde::{Deserialize, Deserializer, de::Error};
 use std::path::{Path, PathBuf};
 use std::{fs, io};
@@ -46,6 +47,31 @@ pub struct Config {
     /// How long it takes from asking for memory to having it.
     #[serde(deserialize_with = "grant_ms")]
     pub grant_ms: u64,
+    /// Of the guest's knobs.
+    pub tuning: Tuning,
+}
+
+/// What an operator may say about tuning.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Tuning {
+    /// No knob does more than this.
+    pub mode: Mode,
+    /// The folder of files that change or add knobs.
+    pub catalogue: PathBuf,
+    /// Where it is written down what was changed; in a file system that a reboot empties.
+    pub journal: PathBuf,
+}
+
+impl Default for Tuning {
+    fn default() -> Self {
+        Self {
+            // What the catalogue brings is not measured on real guests yet; until then it is an operator's choice.
+            mode: Mode::Observe,
+            catalogue: "/etc/vmtide/tuning.d".into(),
+            journal: "/run/vmtide/tuning.journal".into(),
+        }
+    }
 }
 
 impl Default for Config {
@@ -55,6 +81,7 @@ impl Default for Config {
             status_socket: "/run/vmtide/agent.sock".into(),
             log_level: LogLevel::Info,
             grant_ms: 2_000,
+            tuning: Tuning::default(),
         }
     }
 }
@@ -133,11 +160,14 @@ mod tests {
         let shown: Vec<_> = EXAMPLE.lines().filter_map(|line| line.strip_prefix("#:")).collect();
         let shown = shown.join("\n");
         assert_eq!(toml::from_str::<Config>(&shown).unwrap(), Config::default());
-        let error = toml::from_str::<Config>("no_such_key = 1").unwrap_err().to_string();
-        let (_, allowed) = error.split_once("expected one of ").unwrap();
-        for key in allowed.trim().split(", ") {
-            let key = key.trim_matches('`');
-            assert!(shown.contains(&format!("{key} = ")), "agent.toml does not show {key}");
+        for unknown in ["no_such_key = 1", "tuning.no_such_key = 1"] {
+            let error = toml::from_str::<Config>(unknown).unwrap_err().to_string();
+            let (_, allowed) = error.split_once("expected one of ").unwrap();
+            for key in allowed.trim().split(", ") {
+                let key = key.trim_matches('`');
+                let is_shown = shown.contains(&format!("{key} = ")) || shown.contains(&format!("[{key}]"));
+                assert!(is_shown, "agent.toml does not show {key}");
+            }
         }
     }
 
@@ -150,6 +180,7 @@ mod tests {
             ("grant_ms = 5", &["line 1", "grant_ms", "5 is out of range", "100 to 60000 milliseconds"]),
             ("grant_ms = -5", &["line 1", "grant_ms"]),
             ("status_socket = 7", &["line 1", "status_socket", "string"]),
+            ("[tuning]\nmode = \"on\"", &["line 2", "mode", "`observe`, `static`"]),
         ] {
             let dir = tempfile::tempdir().unwrap();
             let path = dir.path().join("agent.toml");

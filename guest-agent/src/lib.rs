@@ -5,10 +5,12 @@
 //! reads      pure        loop       session
 //!                          |
 //!                          +------> status: what `vmtide-agent status` shows
+//!                          +------> tune: sets the guest's knobs, and sets them back
 //! ```
 
 pub mod agent;
 pub mod config;
+pub mod confine;
 pub mod demand;
 #[cfg(test)]
 mod fake_bridge;
@@ -18,6 +20,7 @@ mod said;
 pub mod sense;
 pub mod status;
 mod table;
+pub mod tune;
 mod watched;
 
 pub use table::table;

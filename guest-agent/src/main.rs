@@ -2,6 +2,8 @@
 //!
 //! Exit codes: 0 fine, 1 it did not work, 2 the command line or the configuration is wrong.
 
+mod tuning_command;
+
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use serde_json::json;
@@ -11,8 +13,10 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
-use tracing::{debug, level_filters::LevelFilter};
+use tracing::{debug, level_filters::LevelFilter, warn};
+use tuning_command::Tuning;
 use vmtide_agent::config::{Config, ConfigError};
+use vmtide_agent::confine::{Confined, confine};
 use vmtide_agent::link::LinkState;
 use vmtide_agent::observer::Observer;
 use vmtide_agent::status::{self, Status};
@@ -60,6 +64,22 @@ enum Command {
     },
     /// Check the configuration file
     Check,
+    /// Show how the guest's settings are tuned, with or without a running agent
+    #[command(subcommand)]
+    Tuning(Tuning),
+    /// Put back what vmtide changed and nobody else has changed since
+    #[command(group = clap::ArgGroup::new("which").required(true))]
+    Revert {
+        /// A knob, or a group; the running agent leaves it alone from then on
+        #[arg(group = "which")]
+        knob: Option<String>,
+        /// All of them
+        #[arg(long, group = "which")]
+        all: bool,
+        /// Write the guest's /proc and /sys below this folder
+        #[arg(long, value_name = "DIR", default_value = "/")]
+        root: PathBuf,
+    },
 }
 
 fn main() -> ExitCode {
@@ -83,12 +103,20 @@ fn command(cli: &Cli) -> anyhow::Result<()> {
         Command::Status { json } => show_status(&status::ask(&config.status_socket)?, *json),
         Command::Once { json, root, interval_ms } => once(&config, root, *interval_ms, *json),
         Command::Check => print("the configuration is valid\n"),
+        Command::Tuning(tuning) => print(&tuning.text(&config)?),
+        Command::Revert { knob, root, all: _ } => {
+            let (text, all_went) = tuning_command::revert(&config, knob.as_deref(), root)?;
+            print(&text)?;
+            anyhow::ensure!(all_went, "not all of it could be put back");
+            Ok(())
+        }
     }
 }
 
 fn run(config: Config, root: &Path) -> anyhow::Result<()> {
     log_to_stderr(config.log_level.into());
     outlive_ooms();
+    let _confined = if root == Path::new("/") { confined(&config) } else { None };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("no runtime")?;
     runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
@@ -101,6 +129,17 @@ fn run(config: Config, root: &Path) -> anyhow::Result<()> {
         };
         Ok(agent::run(config, root, stop).await?)
     })
+}
+
+/// Without root there is little to take away, and without Landlock no way to.
+fn confined(config: &Config) -> Option<Confined> {
+    match confine(config) {
+        Ok(confined) => Some(confined),
+        Err(error) => {
+            warn!("the agent may write more than it has to: {}", full_text(&error));
+            None
+        }
+    }
 }
 
 /// The agent is of most use while the kernel looks for somebody to kill; it is small, and killing it frees nothing.

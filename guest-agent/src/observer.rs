@@ -20,6 +20,9 @@ pub struct Samples {
     pub cpu: Option<CpuSample>,
     /// `None` when it could not be read.
     pub storage: Option<StorageSample>,
+    /// When CPU and disks were read.
+    #[serde(skip)]
+    pub rest_at_ms: Option<u64>,
 }
 
 /// What one look found.
@@ -40,7 +43,6 @@ pub struct Observer {
     memory_demand: MemoryEstimator,
     cpu_demand: CpuEstimator,
     io_demand: IoEstimator,
-    rest_at_ms: Option<u64>,
     cpu_answer: Answer<CpuDemand>,
     io_answer: Answer<IoDemand>,
     samples: Samples,
@@ -65,7 +67,6 @@ impl Observer {
             memory_demand: MemoryEstimator::new(grant_ms),
             cpu_demand: CpuEstimator::default(),
             io_demand: IoEstimator::default(),
-            rest_at_ms: None,
             cpu_answer: Answer::NotYet,
             io_answer: Answer::NotYet,
             samples: Samples::default(),
@@ -76,8 +77,9 @@ impl Observer {
     /// Looks at memory, and at CPU and disks each `rest_ms`: nothing about them is urgent, and their files are long.
     pub fn look(&mut self, now_ms: u64, rest_ms: u64, maximum_bytes: Option<u64>) -> Observation {
         self.samples.memory = said_if_not(&mut self.said, self.memory.sample());
-        if self.rest_at_ms.is_none_or(|at_ms| now_ms.saturating_sub(at_ms) >= rest_ms.saturating_sub(EARLY_MS)) {
-            self.rest_at_ms = Some(now_ms);
+        if self.samples.rest_at_ms.is_none_or(|at_ms| now_ms.saturating_sub(at_ms) >= rest_ms.saturating_sub(EARLY_MS))
+        {
+            self.samples.rest_at_ms = Some(now_ms);
             self.look_at_the_rest(now_ms);
         }
         let sample = self.samples.memory.as_ref();

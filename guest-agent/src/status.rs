@@ -3,13 +3,14 @@
 use crate::demand::Mode;
 use crate::link::LinkState;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::{fs, time::Duration};
 use tokio::net::UnixListener;
-use vmtide_protocol::bridge::Allocation;
+use vmtide_protocol::bridge::{Allocation, Host};
 use vmtide_protocol::demand::Demand;
 
 /// An agent that does not answer within this time hangs.
@@ -32,6 +33,12 @@ pub struct Status {
     pub stall_trigger: bool,
     /// Its session with the bridge.
     pub session: SessionStatus,
+    /// Files of the guest that hold a value of vmtide's.
+    pub tuned_files: usize,
+    /// Units of knobs that an operator had reverted, and that are left alone since.
+    pub held: BTreeSet<String>,
+    /// What the bridge last said the host is short of.
+    pub host: Host,
     /// What the bridge last said the VM has.
     pub allocation: Option<Allocation>,
     /// The last demand.

@@ -68,3 +68,83 @@ fn status_without_an_agent_is_1_and_says_so() {
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output.stderr).contains("is vmtide-agent running?"));
 }
+
+#[test]
+fn tuning_shows_every_knob_without_an_agent_and_changes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("guest");
+    for (path, holds) in [
+        ("proc/meminfo", "MemTotal: 737280 kB\nMemFree: 563200 kB\nMemAvailable: 614400 kB\n"),
+        ("proc/vmstat", "nr_free_pages 3\n"),
+        ("proc/swaps", "Filename Type Size Used Priority\n/dev/zram0 partition 1 0 100\n"),
+        ("proc/sys/kernel/osrelease", "6.12.43\n"),
+        ("proc/sys/vm/swappiness", "60\n"),
+        ("proc/sys/vm/watermark_scale_factor", "100\n"),
+    ] {
+        let path = root.join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, holds).unwrap();
+    }
+    let config =
+        config(dir.path(), &format!("[tuning]\nmode = \"adaptive\"\njournal = \"{}/j\"", dir.path().display()));
+    let tuning = |args: &[&str]| {
+        let common = ["--root", root.to_str().unwrap(), "--config", &config];
+        let output = agent(&[&["tuning"], args, &common].concat());
+        assert!(output.status.success(), "{args:?}: {}", text(&output.stderr));
+        text(&output.stdout)
+    };
+    let list = tuning(&["list"]);
+    assert!(list.lines().any(|line| line.starts_with("swappiness") && line.contains("pending")), "{list}");
+    assert!(list.lines().any(|line| line.contains("not the kernel's default")), "{list}");
+    let json: serde_json::Value = serde_json::from_str(&tuning(&["list", "--json"])).unwrap();
+    assert_eq!((&json["tally"]["foreign"], &json["facts"]["swap_kind"]), (&1.into(), &"zram".into()));
+    assert!(json["knobs"].as_array().unwrap().iter().any(|row| row["knob"] == "swappiness" && row["wanted"] == 140));
+    let explained = tuning(&["explain", "dirty_bytes"]);
+    assert!(explained.contains("dirty_background_bytes") && explained.contains("group    dirty"), "{explained}");
+    assert_eq!(tuning(&["diff"]), "/proc/sys/vm/swappiness\n- 60\n+ 140    pending\n");
+    assert!(tuning(&["apply", "--dry-run"]).contains("write 140"));
+    assert_eq!(tuning(&["history"]), "nothing was done in this boot\n");
+    assert_eq!(std::fs::read_to_string(root.join("proc/sys/vm/swappiness")).unwrap(), "60\n");
+    assert!(!dir.path().join("j").exists());
+
+    assert_eq!(agent(&["tuning", "apply", "--config", &config]).status.code(), Some(2));
+    let unknown = agent(&["tuning", "explain", "moon", "--config", &config]);
+    assert_eq!(unknown.status.code(), Some(1));
+    assert!(text(&unknown.stderr).contains("no knob \"moon\""), "{}", text(&unknown.stderr));
+}
+
+#[test]
+fn revert_without_an_agent_puts_back_what_a_killed_one_left() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("guest");
+    std::fs::create_dir_all(root.join("proc/sys/vm")).unwrap();
+    std::fs::write(root.join("proc/sys/vm/swappiness"), "140\n").unwrap();
+    std::fs::write(root.join("proc/sys/vm/page-cluster"), "5\n").unwrap();
+    let journal = dir.path().join("tuning.journal");
+    let record = |knob: &str, path: &str, original: &str, written: &str| {
+        format!(
+            "{{\"record\":\"write\",\"at_ms\":1,\"knob\":\"{knob}\",\"path\":\"/proc/sys/vm/{path}\",\"original\":\"{original}\",\
+             \"written\":\"{written}\",\"why\":\"w\"}}\n"
+        )
+    };
+    let lines = [
+        "{\"record\":\"began\",\"version\":1,\"boot_id\":\"\"}\n".to_owned(),
+        record("swappiness", "swappiness", "60", "140"),
+        record("page_cluster", "page-cluster", "3", "0"),
+        "{\"record\":\"wri".to_owned(),
+    ];
+    std::fs::write(&journal, lines.concat()).unwrap();
+    let config = config(dir.path(), &format!("[tuning]\njournal = \"{}\"", journal.display()));
+    let revert =
+        |args: &[&str]| agent(&[&["revert", "--root", root.to_str().unwrap(), "--config", &config], args].concat());
+    assert_eq!(revert(&[]).status.code(), Some(2));
+    assert_eq!(revert(&["moon"]).status.code(), Some(1));
+    let output = revert(&["--all"]);
+    let shown = text(&output.stdout);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert!(shown.contains("restored       /proc/sys/vm/swappiness (60)"), "{shown}");
+    assert!(shown.contains("taken          /proc/sys/vm/page-cluster (5)"), "{shown}");
+    assert_eq!(std::fs::read_to_string(root.join("proc/sys/vm/swappiness")).unwrap(), "60");
+    assert_eq!(std::fs::read_to_string(root.join("proc/sys/vm/page-cluster")).unwrap(), "5\n");
+    assert_eq!(text(&revert(&["--all"]).stdout), "nothing holds a value of vmtide's\n");
+}

@@ -104,6 +104,8 @@ pub enum EventKind {
     OomKill,
     /// The agent stops by intent; its last demand holds until it expires.
     Stopping,
+    /// A knob of the guest was tried out, put back, refused, or taken by someone else.
+    Tuning,
     /// A kind of a newer peer.
     #[serde(other)]
     Other,

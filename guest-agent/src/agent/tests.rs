@@ -1,6 +1,7 @@
 //! The whole agent on a fixture tree, with a bridge on a unix socket. Time is tokio's, paused.
 
 use super::*;
+use crate::config::Tuning;
 use crate::fake_bridge::{FakeBridge, allocation, welcome};
 use crate::sense::fixture::{guest, write};
 use crate::status;
@@ -9,6 +10,16 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use vmtide_protocol::BridgeMessage;
 use vmtide_protocol::demand::{MemoryDemand, MemoryReason, Urgency};
+
+/// A configuration whose files nobody else uses.
+fn config(root: &Path) -> Config {
+    let tuning = Tuning {
+        mode: crate::tune::Mode::Adaptive,
+        journal: root.join("run/tuning.journal"),
+        catalogue: root.join("none"),
+    };
+    Config { status_socket: root.join("run/agent.sock"), tuning, ..Config::default() }
+}
 
 /// A running agent, and the guest it looks at.
 struct Running {
@@ -19,8 +30,7 @@ struct Running {
 
 fn run(bridge: &FakeBridge) -> Running {
     let root = guest();
-    let config =
-        Config { bridge: bridge.address(), status_socket: root.path().join("run/agent.sock"), ..Config::default() };
+    let config = Config { bridge: bridge.address(), ..config(root.path()) };
     let (stop, stopped) = oneshot::channel::<()>();
     let below = root.path().to_owned();
     let task = tokio::spawn(async move {
@@ -167,8 +177,11 @@ async fn a_running_agent_tells_its_status_and_a_second_one_does_not_start() {
     let mut session = bridge.welcome().await;
     session.hears().await;
     let path = agent.root.path().join("run/agent.sock");
-    let second = Config { status_socket: path.clone(), ..Config::default() };
-    let refused = super::run(second, agent.root.path(), std::future::pending()).await;
+    let second = || super::run(config(agent.root.path()), agent.root.path(), std::future::pending());
+    let refused = crate::full_text(&second().await.unwrap_err());
+    assert!(refused.starts_with(&format!("another agent runs: process {} holds", std::process::id())), "{refused}");
+    fs::remove_file(agent.root.path().join("run/tuning.lock")).unwrap();
+    let refused = second().await;
     assert!(matches!(refused, Err(AgentError::AlreadyRunning { .. })), "{refused:?}");
     let asked = path.clone();
     let status = tokio::task::spawn_blocking(move || status::ask(&asked)).await.unwrap().unwrap();
@@ -196,4 +209,63 @@ async fn intervals_that_would_make_it_spin_are_held_to_sense() {
         session.hears().await;
     }
     assert!(began.elapsed() >= Duration::from_millis(450), "{:?}", began.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn knobs_follow_the_host_within_two_seconds_and_go_back_on_a_clean_stop() {
+    let bridge = FakeBridge::listen();
+    let agent = run(&bridge);
+    let haltpoll = agent.root.path().join("sys/module/haltpoll/parameters/guest_halt_poll_ns");
+    write(agent.root.path(), "sys/module/haltpoll/parameters/guest_halt_poll_ns", "200000\n");
+    let mut session = bridge.welcome().await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    session.says(&BridgeMessage::Host(Host { cpu_short: true, ..Host::default() })).await;
+    let asked = Instant::now();
+    let message = loop {
+        match session.hears().await {
+            AgentMessage::Event(event) if event.event == EventKind::Tuning => break event.message,
+            _ => {}
+        }
+    };
+    assert!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
+    assert_eq!(message, "set guest_halt_poll_ns=0");
+    assert_eq!(fs::read_to_string(&haltpoll).unwrap(), "0");
+
+    session.says(&BridgeMessage::PauseTuning(PauseTuning { id: 5, pause_ms: 60_000 })).await;
+    session.says(&BridgeMessage::Host(Host::default())).await;
+    loop {
+        if let AgentMessage::Reply(reply) = session.hears().await {
+            break assert_eq!((reply.id, reply.status), (5, ReplyStatus::Done));
+        }
+    }
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert_eq!(fs::read_to_string(&haltpoll).unwrap(), "0", "paused");
+    agent.stop.send(()).unwrap();
+    agent.task.await.unwrap().unwrap();
+    assert_eq!(fs::read_to_string(&haltpoll).unwrap(), "200000");
+}
+
+#[tokio::test]
+async fn revert_asks_the_running_agent() {
+    use crate::tune::control::{Answer, Request, ask};
+    let bridge = FakeBridge::listen();
+    let agent = run(&bridge);
+    let swappiness = agent.root.path().join("proc/sys/vm/swappiness");
+    write(agent.root.path(), "proc/sys/vm/swappiness", "60\n");
+    write(agent.root.path(), "proc/sys/kernel/osrelease", "6.12.0\n");
+    write(agent.root.path(), "proc/swaps", "Filename Type Size Used Priority\n/dev/zram0 partition 1 0 100\n");
+    let _session = bridge.welcome().await;
+    while fs::read_to_string(&swappiness).unwrap() == "60\n" {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let journal = config(agent.root.path()).tuning.journal;
+    let answer = tokio::task::spawn_blocking(move || ask(&journal, &Request::Revert { name: None }).unwrap());
+    let Some(Answer::Undone { files }) = answer.await.unwrap() else { panic!("no answer") };
+    assert!(files.iter().any(|file| file.knob == "swappiness"), "{files:?}");
+    assert_eq!(fs::read_to_string(&swappiness).unwrap(), "60");
+    let socket = config(agent.root.path()).status_socket;
+    let status = tokio::task::spawn_blocking(move || status::ask(&socket)).await.unwrap().unwrap();
+    assert!(status.held.contains("swappiness") && status.tuned_files == 0, "{status:?}");
+    agent.stop.send(()).unwrap();
+    agent.task.await.unwrap().unwrap();
 }

@@ -97,8 +97,8 @@ mod tests {
     #[test]
     fn counters_that_go_backwards_are_no_use() {
         let mut estimator = IoEstimator::default();
-        let all = StorageSample { read_bytes: u64::MAX, write_bytes: u64::MAX, ops: 9, in_flight: 1, stall: None };
-        estimator.update(5, &all);
+        let most = StorageSample { read_bytes: u64::MAX, write_bytes: u64::MAX, ..StorageSample::default() };
+        estimator.update(5, &most);
         let demand = estimator.update(5, &StorageSample::default()).unwrap();
         assert_eq!(demand.need_bytes_per_s, 0.into());
     }

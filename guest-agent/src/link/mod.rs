@@ -28,7 +28,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, info, warn};
-use vmtide_protocol::bridge::{Allocation, Welcome};
+use vmtide_protocol::bridge::{Allocation, Host, PauseTuning, Welcome};
 use vmtide_protocol::{AgentMessage, agent::Hello};
 
 /// The shortest wait before another attempt, before chance halves it.
@@ -47,6 +47,10 @@ pub enum News {
     Welcome(Welcome),
     /// The VM's memory changed.
     Allocation(Allocation),
+    /// What the host is short of.
+    Host(Host),
+    /// A request to leave the knobs alone for a while.
+    PauseTuning(PauseTuning),
     /// The session ended.
     Lost,
 }

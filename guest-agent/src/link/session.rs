@@ -105,17 +105,24 @@ impl Session {
     async fn take(&mut self, message: BridgeMessage, news: &mpsc::Sender<News>) -> Result<(), SessionError> {
         let id = match message {
             BridgeMessage::Reject(reject) => return Err(rejected(reject.reason, &reject.message)),
+            // The loop takes news whenever it waits; it goes away only together with the outbox.
             BridgeMessage::Allocation(allocation) => {
-                // The loop takes news whenever it waits; it goes away only together with the outbox.
                 news.send(News::Allocation(allocation)).await.ok();
                 return Ok(());
             }
-            // Nothing here depends on either.
-            BridgeMessage::Welcome(_) | BridgeMessage::Host(_) => return Ok(()),
+            BridgeMessage::Host(host) => {
+                news.send(News::Host(host)).await.ok();
+                return Ok(());
+            }
+            BridgeMessage::PauseTuning(request) => {
+                news.send(News::PauseTuning(request)).await.ok();
+                return Ok(());
+            }
+            // A session that runs begins no second time.
+            BridgeMessage::Welcome(_) => return Ok(()),
             BridgeMessage::YieldMemory(request) => request.id,
             BridgeMessage::SetOnlineCpus(request) => request.id,
             BridgeMessage::TrimStorage(request) => request.id,
-            BridgeMessage::PauseTuning(request) => request.id,
         };
         let status = ReplyStatus::Unsupported;
         self.send(AgentMessage::Reply(Reply { id, status, amount: Amount::from(0), detail: None })).await

@@ -79,6 +79,7 @@ async fn what_it_does_not_know_is_skipped() {
         .says_bytes(b"{\"kind\":\"host\",\"cpu_short\":true,\"memory_short\":false,\"io_short\":false,\"x\":1}\n")
         .await;
     guest.says(&BridgeMessage::Allocation(allocation(1))).await;
+    assert!(matches!(link.news.recv().await, Some(News::Host(host)) if host.cpu_short && !host.io_short));
     assert_eq!(link.news.recv().await, Some(News::Allocation(allocation(1))));
 }
 

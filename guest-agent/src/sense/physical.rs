@@ -5,6 +5,8 @@ use std::path::Path;
 
 /// The bit of `VIRTIO_BALLOON_F_DEFLATE_ON_OOM`.
 const DEFLATE_ON_OOM: usize = 2;
+/// The bit of `VIRTIO_BALLOON_F_REPORTING`.
+const REPORTING: usize = 5;
 
 /// RAM that the firmware handed over at boot, bytes; `None` where the kernel does not show it, as to users other
 /// than root.
@@ -26,10 +28,19 @@ pub(super) fn firmware_ram_bytes(root: &Path) -> Option<u64> {
 /// Whether the balloon gives way before the kernel kills. Then the kernel goes on counting ballooned pages in
 /// MemTotal; otherwise it takes them out.
 pub(super) fn balloon_deflates_on_oom(root: &Path) -> bool {
+    balloon_has(root, DEFLATE_ON_OOM)
+}
+
+/// Whether the balloon tells the host which memory is free.
+pub(crate) fn balloon_reports_free_pages(root: &Path) -> bool {
+    balloon_has(root, REPORTING)
+}
+
+fn balloon_has(root: &Path, feature: usize) -> bool {
     let Ok(devices) = fs::read_dir(root.join("sys/bus/virtio/drivers/virtio_balloon")) else { return false };
     devices.flatten().any(|device| {
         let features = fs::read_to_string(device.path().join("features"));
-        features.is_ok_and(|bits| bits.as_bytes().get(DEFLATE_ON_OOM) == Some(&b'1'))
+        features.is_ok_and(|bits| bits.as_bytes().get(feature) == Some(&b'1'))
     })
 }
 
@@ -68,5 +79,7 @@ mod tests {
             write(dir.path(), features, bits);
             assert_eq!(balloon_deflates_on_oom(dir.path()), expected, "{bits:?}");
         }
+        write(dir.path(), features, "001001\n");
+        assert!(balloon_reports_free_pages(dir.path()));
     }
 }

@@ -21,6 +21,8 @@ pub struct StorageSample {
     pub write_bytes: u64,
     /// Counter: reads and writes done.
     pub ops: u64,
+    /// Counter: time that requests took, added up.
+    pub request_ms: u64,
     /// Requests in flight.
     pub in_flight: u64,
     /// Waiting for I/O; `None` without PSI.
@@ -69,6 +71,7 @@ impl StorageReader {
             add(&mut sample.read_bytes, disk.sectors_read.saturating_mul(SECTOR_BYTES));
             add(&mut sample.write_bytes, disk.sectors_written.saturating_mul(SECTOR_BYTES));
             add(&mut sample.ops, disk.reads.saturating_add(disk.writes));
+            add(&mut sample.request_ms, disk.time_reading.saturating_add(disk.time_writing));
             add(&mut sample.in_flight, disk.in_progress);
         }
         Ok(sample)
@@ -97,6 +100,7 @@ mod tests {
         assert_eq!(sample.read_bytes, 8_080 * 512);
         assert_eq!(sample.write_bytes, 4_040 * 512);
         assert_eq!(sample.ops, 1_515);
+        assert_eq!(sample.request_ms, 50 + 60 + 1 + 1);
         assert_eq!(sample.in_flight, 3);
     }
 

@@ -1,0 +1,112 @@
+//! What vmtide knows of the kernel's knobs: data, not code.
+//!
+//! In: the TOML files in this folder, and an operator's in `/etc/vmtide/tuning.d`, which change or add knobs. Out: a
+//! [`Catalogue`], and an error for each entry that is wrong; the others go on. `docs/tuning.md` is written from it.
+
+mod document;
+mod knob;
+mod read;
+
+pub use document::document;
+pub use knob::{Knob, Mode, Risk, Signal};
+
+use std::path::{Path, PathBuf};
+use std::{fs, io};
+
+/// The files of this folder, in the order in which their knobs are applied.
+const BUILT_IN: [(&str, &str); 4] = [
+    ("memory.toml", include_str!("memory.toml")),
+    ("cpu.toml", include_str!("cpu.toml")),
+    ("storage.toml", include_str!("storage.toml")),
+    ("network.toml", include_str!("network.toml")),
+];
+
+/// Why an entry, or a file of them, is not in the catalogue.
+#[derive(Debug, thiserror::Error)]
+pub enum CatalogueError {
+    /// The file or its folder cannot be read.
+    #[error("cannot read {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The file is no list of knobs.
+    #[error("{file} is no list of knobs")]
+    Toml {
+        /// The file.
+        file: String,
+        /// Where and why.
+        source: toml::de::Error,
+    },
+    /// One of its knobs is wrong.
+    #[error("{file}, line {line}, knob {id:?}: {what}")]
+    Knob {
+        /// The file.
+        file: String,
+        /// Counted from 1.
+        line: usize,
+        /// The knob.
+        id: String,
+        /// What is wrong, and what is allowed.
+        what: String,
+    },
+}
+
+/// All knobs, in the order in which they are applied.
+#[derive(Clone, Debug, Default)]
+pub struct Catalogue {
+    /// The knobs; no id is there twice.
+    pub knobs: Vec<Knob>,
+}
+
+impl Catalogue {
+    /// The built-in knobs, and what the files `*.toml` in `overrides` change of them, in the order of their names.
+    pub fn load(overrides: &Path) -> (Self, Vec<CatalogueError>) {
+        let mut knobs = Vec::new();
+        let mut errors = Vec::new();
+        for (file, text) in BUILT_IN {
+            errors.extend(read::add(&mut knobs, file, text));
+        }
+        let files = files_of(overrides).unwrap_or_else(|error| {
+            errors.push(error);
+            Vec::new()
+        });
+        for path in files {
+            match fs::read_to_string(&path) {
+                Ok(text) => errors.extend(read::add(&mut knobs, &path.display().to_string(), &text)),
+                Err(source) => errors.push(CatalogueError::Read { path, source }),
+            }
+        }
+        (Self { knobs }, errors)
+    }
+
+    /// The mode of a unit: the least of its knobs', for they are changed as one.
+    pub fn mode_of(&self, unit: &str) -> Mode {
+        let modes = self.knobs.iter().filter(|knob| knob.unit() == unit).map(|knob| knob.mode);
+        modes.min().unwrap_or(Mode::Off)
+    }
+
+    /// The knob of that name, and those that go with it; or the group's.
+    pub fn unit(&self, name: &str) -> Vec<&Knob> {
+        let unit = self.knobs.iter().find(|knob| knob.id == name).map_or(name, Knob::unit);
+        self.knobs.iter().filter(|knob| knob.unit() == unit).collect()
+    }
+}
+
+/// The `*.toml` in `folder`; none when there is no such folder.
+fn files_of(folder: &Path) -> Result<Vec<PathBuf>, CatalogueError> {
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(source) => return Err(CatalogueError::Read { path: folder.into(), source }),
+    };
+    let mut files: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
+    files.retain(|path| path.extension().is_some_and(|extension| extension == "toml"));
+    files.sort();
+    Ok(files)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,195 @@
+//! Writing and putting back on a fixture tree, and on files that refuse.
+
+use super::*;
+use crate::sense::MemorySample;
+use crate::sense::fixture::write as fixture;
+use crate::tune::{Catalogue, journal};
+use std::fs;
+use tempfile::TempDir;
+use vmtide_protocol::bridge::Host;
+
+const SWAPPINESS: &str = "/proc/sys/vm/swappiness";
+
+struct Guest {
+    dir: TempDir,
+    hand: Hand,
+    facts: Facts,
+}
+
+fn guest() -> Guest {
+    let dir = tempfile::tempdir().unwrap();
+    for (path, holds) in [
+        ("proc/sys/vm/swappiness", "60\n"),
+        ("proc/sys/vm/page-cluster", "3\n"),
+        ("proc/sys/vm/dirty_bytes", "0\n"),
+        ("proc/sys/vm/dirty_ratio", "20\n"),
+    ] {
+        fixture(dir.path(), path, holds);
+    }
+    let facts = Facts::read(dir.path(), &MemorySample::default(), None, Host::default());
+    let hand = hand(dir.path());
+    Guest { dir, hand, facts }
+}
+
+fn hand(root: &Path) -> Hand {
+    Hand::new(root, Journal::open(&root.join("run/tuning.journal"), "boot").unwrap())
+}
+
+impl Guest {
+    fn write(&mut self, id: &str, path: &str, value: i64) -> Result<(), HandError> {
+        let (catalogue, _) = Catalogue::load(Path::new("/no/such/folder"));
+        let knob = catalogue.knobs.iter().find(|knob| knob.id == id).unwrap();
+        self.hand.write(knob, path, &Value::Number(value), &self.facts, 7)
+    }
+
+    fn holds(&self, path: &str) -> String {
+        place::value(self.dir.path(), path).unwrap().to_string()
+    }
+
+    fn set(&self, path: &str, holds: &str) {
+        fixture(self.dir.path(), path.trim_start_matches('/'), holds);
+    }
+
+    /// As after SIGKILL: what is on disk is all there is.
+    fn killed(&mut self) {
+        self.hand = hand(self.dir.path());
+    }
+
+    fn outcomes(&mut self) -> Vec<(String, Option<Outcome>)> {
+        let undone = self.hand.restore_all(|_| true, 9);
+        undone.into_iter().map(|undone| (undone.knob, undone.outcome)).collect()
+    }
+}
+
+#[test]
+fn all_goes_back_in_reverse_order_and_also_after_a_kill() {
+    for kill in [false, true] {
+        let mut guest = guest();
+        guest.write("swappiness", SWAPPINESS, 140).unwrap();
+        guest.write("page_cluster", "/proc/sys/vm/page-cluster", 0).unwrap();
+        guest.write("swappiness", SWAPPINESS, 180).unwrap();
+        assert_eq!(guest.holds(SWAPPINESS), "180");
+        if kill {
+            guest.killed();
+        }
+        let restored = Some(Outcome::Restored);
+        assert_eq!(guest.outcomes(), [("page_cluster".into(), restored), ("swappiness".into(), restored)]);
+        assert_eq!((guest.holds(SWAPPINESS), guest.holds("/proc/sys/vm/page-cluster")), ("60".into(), "3".into()));
+        guest.killed();
+        assert!(guest.outcomes().is_empty(), "nothing is left to do");
+    }
+}
+
+#[test]
+fn a_kill_between_record_and_write_loses_nothing() {
+    let mut guest = guest();
+    guest.write("swappiness", SWAPPINESS, 140).unwrap();
+    // Killed before the file was written: it holds the original, or vmtide's earlier value.
+    guest.set(SWAPPINESS, "60\n");
+    guest.killed();
+    assert_eq!(guest.outcomes(), [("swappiness".into(), Some(Outcome::Restored))]);
+
+    guest.write("swappiness", SWAPPINESS, 140).unwrap();
+    guest.write("swappiness", SWAPPINESS, 180).unwrap();
+    guest.set(SWAPPINESS, "140\n");
+    guest.killed();
+    assert_eq!(guest.outcomes(), [("swappiness".into(), Some(Outcome::Restored))]);
+    assert_eq!(guest.holds(SWAPPINESS), "60");
+}
+
+#[test]
+fn what_somebody_else_wrote_stays() {
+    let mut guest = guest();
+    guest.write("swappiness", SWAPPINESS, 140).unwrap();
+    guest.set(SWAPPINESS, "77\n");
+    guest.killed();
+    assert_eq!(guest.outcomes(), [("swappiness".into(), Some(Outcome::Taken))]);
+    assert_eq!(guest.holds(SWAPPINESS), "77");
+    assert_eq!(guest.hand.journal().ledger().taken[SWAPPINESS], Outcome::Taken);
+}
+
+#[test]
+fn a_limit_with_two_files_goes_back_through_the_one_that_counted() {
+    let mut guest = guest();
+    guest.write("dirty_bytes", "/proc/sys/vm/dirty_bytes", 64 << 20).unwrap();
+    let owned = guest.hand.journal().ledger().owned[0].clone();
+    assert_eq!(owned.restore(), ("/proc/sys/vm/dirty_ratio", Value::Number(20)));
+    // What the kernel does when the other one is written, which a tree of plain files does not.
+    guest.set("/proc/sys/vm/dirty_ratio", "0\n");
+    guest.hand.restore_all(|_| true, 9);
+    assert_eq!(guest.holds("/proc/sys/vm/dirty_ratio"), "20");
+}
+
+#[test]
+fn without_a_record_there_is_no_write() {
+    let mut guest = guest();
+    guest.hand.journal = Journal::full();
+    let error = crate::full_text(&guest.write("swappiness", SWAPPINESS, 140).unwrap_err());
+    assert!(error.starts_with("/proc/sys/vm/swappiness stays as it is") && error.contains("No space left"), "{error}");
+    assert_eq!(guest.holds(SWAPPINESS), "60");
+}
+
+#[test]
+fn a_full_journal_does_not_keep_what_is_ours_from_going_back() {
+    let mut guest = guest();
+    guest.write("swappiness", SWAPPINESS, 140).unwrap();
+    let mut full = Journal::full();
+    for record in guest.hand.journal().ledger().records() {
+        full.forget(&record);
+    }
+    guest.hand.journal = full;
+    assert_eq!(guest.outcomes(), [("swappiness".into(), Some(Outcome::Restored))]);
+    assert_eq!(guest.holds(SWAPPINESS), "60");
+}
+
+#[test]
+fn what_the_kernel_refuses_is_not_ours() {
+    let mut guest = guest();
+    // A folder cannot be written, /dev/full refuses each write, /dev/null takes and forgets it.
+    fs::create_dir_all(guest.dir.path().join("sys/folder")).unwrap();
+    assert!(matches!(guest.write("ksm", "/sys/folder", 0), Err(HandError::Refused { .. })));
+    for (device, name) in [("/dev/full", "sys/full"), ("/dev/null", "sys/null")] {
+        std::os::unix::fs::symlink(device, guest.dir.path().join(name)).unwrap();
+    }
+    assert!(guest.write("ksm", "/sys/absent", 0).is_err());
+    // Files of the kernel's own: one takes no such value, one takes none.
+    for (file, expected) in [("oom_score_adj", "Invalid argument"), ("stat", "")] {
+        let name = format!("sys/{file}");
+        std::os::unix::fs::symlink(format!("/proc/self/{file}"), guest.dir.path().join(&name)).unwrap();
+        let error = guest.write("ksm", &format!("/{name}"), 99_999).unwrap_err();
+        assert!(matches!(error, HandError::Refused { .. }), "{error}");
+        assert!(crate::full_text(&error).contains(expected), "{error}");
+    }
+    let error = guest.write("ksm", "/sys/null", 0).unwrap_err().to_string();
+    assert_eq!(error, "/sys/null still holds  after 0 was written");
+    assert!(guest.hand.journal().ledger().owned.is_empty());
+    let records = journal::read(&guest.dir.path().join("run/tuning.journal"), "boot").unwrap();
+    assert!(records.iter().any(|record| matches!(record, Record::Closed { outcome: Outcome::Refused, .. })));
+}
+
+#[test]
+fn a_refused_change_leaves_the_earlier_value_ours() {
+    let mut guest = guest();
+    guest.write("swappiness", SWAPPINESS, 140).unwrap();
+    let file = guest.dir.path().join("proc/sys/vm/swappiness");
+    // Stands for EINVAL and EBUSY: reading works, writing does not, even for root.
+    fs::remove_file(&file).unwrap();
+    fs::create_dir(&file).unwrap();
+    assert!(guest.write("swappiness", SWAPPINESS, 180).is_err());
+    fs::remove_dir(&file).unwrap();
+    fs::write(&file, "140\n").unwrap();
+    assert_eq!(guest.outcomes(), [("swappiness".into(), Some(Outcome::Restored))]);
+}
+
+#[test]
+fn a_file_that_is_gone_is_let_go_and_one_that_cannot_be_put_back_is_kept() {
+    let mut guest = guest();
+    guest.write("swappiness", SWAPPINESS, 140).unwrap();
+    guest.write("page_cluster", "/proc/sys/vm/page-cluster", 0).unwrap();
+    fs::remove_file(guest.dir.path().join("proc/sys/vm/swappiness")).unwrap();
+    let cluster = guest.dir.path().join("proc/sys/vm/page-cluster");
+    fs::remove_file(&cluster).unwrap();
+    fs::create_dir(&cluster).unwrap();
+    assert_eq!(guest.outcomes(), [("page_cluster".into(), None), ("swappiness".into(), Some(Outcome::Gone))]);
+    assert_eq!(guest.hand.journal().ledger().owned.len(), 1, "what could not be put back is tried again");
+}
