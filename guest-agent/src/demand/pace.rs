@@ -14,7 +14,7 @@ use vmtide_protocol::bridge::Intervals;
 use vmtide_protocol::demand::Urgency;
 
 /// Growth that comes out of nowhere is expected to be no faster than this.
-const SUDDEN_BYTES_PER_S: u64 = 256 * MIB;
+const SUDDEN_BYTES_PER_S: u64 = 128 * MIB;
 /// A quiet agent looks no more often than this, however little is available; the PSI trigger wakes it.
 const QUIET_LEAST_MS: u64 = 1_000;
 const FAST_MS: u64 = 100;
@@ -115,7 +115,7 @@ mod tests {
 
     #[test]
     fn a_quiet_agent_sleeps_as_long_as_available_memory_lasts() {
-        for (available_mib, expected_ms) in [(0, 1_000), (100, 1_000), (512, 2_000), (2_000, 7_812), (9_999, 10_000)] {
+        for (available_mib, expected_ms) in [(0, 1_000), (100, 1_000), (512, 4_000), (1_000, 7_812), (9_999, 10_000)] {
             let outlook = Outlook { available_bytes: available_mib * MIB, ..CALM };
             assert_eq!(next_ms(&mut quiet(), 9_000, outlook), expected_ms, "{available_mib} MiB");
         }
@@ -140,7 +140,7 @@ mod tests {
     fn it_looks_often_while_memory_runs_out() {
         let mut pace = quiet();
         for (exhausted_in_ms, expected_ms) in
-            [(Some(60_000), 2_000), (Some(9_000), 100), (Some(1_999), 50), (None, 2_000)]
+            [(Some(60_000), 4_000), (Some(9_000), 100), (Some(1_999), 50), (None, 4_000)]
         {
             let outlook = Outlook { exhausted_in_ms, ..CALM };
             assert_eq!(next_ms(&mut pace, 9_000, outlook), expected_ms, "{exhausted_in_ms:?}");
@@ -155,6 +155,6 @@ mod tests {
         assert_eq!(next_ms(&mut pace, 10_900, stalled), 100);
         assert_eq!(next_ms(&mut pace, 11_100, stalled), 1_000);
         assert_eq!(next_ms(&mut pace, 60_000, stalled), 1_000);
-        assert_eq!(next_ms(&mut pace, 61_000, CALM), 2_000);
+        assert_eq!(next_ms(&mut pace, 61_000, CALM), 4_000);
     }
 }
