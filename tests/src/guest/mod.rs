@@ -1,7 +1,7 @@
 //! What runs inside a lab guest and carries out the lab's orders (`vmtide-guest`).
 //!
 //! In: one [`Request`] as a JSON line on each vsock connection, which the guest itself makes to CID 2, port
-//! [`PORT`]. Out: one [`Reply`] as a JSON line. The guest always has one connection waiting, so
+//! [`PORT`]. Out: an empty line at once, then one [`Reply`] as a JSON line. The guest always has one connection waiting, so
 //! the lab needs no second way in, and a command that takes long does not delay the next.
 
 use std::{
@@ -68,6 +68,8 @@ pub fn serve() -> ! {
         // Blocks until the lab wants something; only then is the next connection made.
         if reader.read_line(&mut line).is_ok_and(|length| length > 0) {
             thread::spawn(move || {
+                // Tells the lab that the order arrived: without this line it may ask again.
+                let _ = reader.get_mut().write_all(b"\n");
                 let reply = answer(&line, &mut reader).unwrap_or_else(|error| Reply::failed(&error));
                 // A lab that stopped waiting is no concern of the guest's.
                 let _ = send(&reply, reader.get_mut());

@@ -47,15 +47,24 @@ impl Guest {
     }
 
     async fn ask(&self, request: &Request, content: &[u8]) -> Result<Reply> {
+        let mut bytes = serde_json::to_vec(request)?;
+        bytes.push(b'\n');
+        bytes.extend_from_slice(content);
         let asking = async {
-            let (mut stream, _) = self.0.accept().await?;
-            let mut bytes = serde_json::to_vec(request)?;
-            bytes.push(b'\n');
-            bytes.extend_from_slice(content);
-            stream.write_all(&bytes).await?;
-            let mut answer = String::new();
-            BufReader::new(stream).read_line(&mut answer).await?;
-            serde_json::from_str(&answer).context("the guest closed the connection without an answer")
+            // A connection that was waiting may be dead by now: a starved guest answers its vsock device too late.
+            // Until the guest says that the order arrived, the next one may be tried.
+            loop {
+                let (mut stream, _) = self.0.accept().await?;
+                if stream.write_all(&bytes).await.is_err() {
+                    continue;
+                }
+                let mut reader = BufReader::new(stream);
+                if reader.read_line(&mut String::new()).await.is_ok_and(|length| length > 0) {
+                    let mut answer = String::new();
+                    reader.read_line(&mut answer).await?;
+                    return serde_json::from_str(&answer).context("the guest ended without an answer");
+                }
+            }
         };
         timeout(TIMEOUT, asking).await.with_context(|| format!("the guest did not answer {request:?}"))?
     }
