@@ -5,14 +5,14 @@ use std::{io, path::PathBuf, process::ExitCode, time::Duration};
 use clap::Parser;
 use vmtide_lab::load::{self, Settings};
 
-/// Works on phases of anonymous and file memory and counts operations and stall.
+/// Works on phases of anonymous memory, file memory and writes, and counts operations and stall.
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Args {
-    /// Phases in order, such as idle:30s,anon=400M:40s,file=200M:30s,anon=1M+file=2M:5s
+    /// Phases in order, such as idle:30s,anon=400M:40s,anon=400M/100M+file=200M:30s,write=200M:9s
     #[arg(long)]
     phases: String,
-    /// Block device of the file working sets
+    /// Block device of the files that are read and written
     #[arg(long, default_value = "/dev/vda")]
     device: PathBuf,
     /// Seed of the page choice

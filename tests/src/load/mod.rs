@@ -4,7 +4,8 @@
 //! last one, with the operations done and the time the guest's tasks stalled on memory meanwhile.
 //!
 //! An operation touches [`TOUCHES`] random pages of the working set. Anonymous pages are written, so they hold
-//! real content; file pages are read from a block device through the page cache, so evicting them costs refaults.
+//! real content; file pages are read from a block device through the page cache, so evicting them costs refaults. A phase
+//! that writes also puts [`WRITES`] whole pages at random places behind those, and flushes each [`FLUSH_OPS`] operations.
 
 mod phase;
 mod working_set;
@@ -25,6 +26,12 @@ use working_set::WorkingSet;
 
 /// Random pages touched by one operation.
 pub const TOUCHES: usize = 32;
+
+/// Random pages written by one operation of a phase that writes.
+pub const WRITES: usize = 4;
+
+/// As a database does with its log.
+pub const FLUSH_OPS: u64 = 256;
 
 /// What the workload has done so far; all counters run from its start.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -88,8 +95,10 @@ pub fn run(settings: &Settings, out: &mut impl Write) -> io::Result<()> {
         out.flush()
     };
 
-    let needs_device = settings.phases.iter().any(|phase| phase.file_bytes > 0);
-    let device = needs_device.then(|| fs::File::open(&settings.device)).transpose()?;
+    let writes = settings.phases.iter().any(|phase| phase.write_bytes > 0);
+    let needs_device = writes || settings.phases.iter().any(|phase| phase.file_bytes > 0);
+    let open = || fs::File::options().read(true).write(writes).open(&settings.device);
+    let device = needs_device.then(open).transpose()?;
     for phase in &settings.phases {
         // Made anew for each phase: the last one's anonymous memory goes back to the guest here.
         let mut set = WorkingSet::new(phase, device.as_ref());
@@ -108,6 +117,14 @@ pub fn run(settings: &Settings, out: &mut impl Write) -> io::Result<()> {
             set.grow_to(grown(elapsed, settings.fill_bytes_per_s), &mut random);
             for _ in 0..TOUCHES {
                 set.touch(&mut random)?;
+            }
+            if let Some(device) = device.as_ref().filter(|_| phase.write_bytes > 0) {
+                for _ in 0..WRITES {
+                    set.write(&mut random)?;
+                }
+                if ops % FLUSH_OPS == 0 {
+                    device.sync_data()?;
+                }
             }
             ops += 1;
             thread::sleep(settings.think);

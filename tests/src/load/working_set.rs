@@ -9,23 +9,29 @@ const PAGE: usize = 4096;
 /// glibc returns a block of this size to the kernel as soon as it is dropped; smaller ones may stay in the heap.
 const CHUNK: usize = 64 << 20;
 
-/// Anonymous pages that grow, and a range of a block device.
+/// Anonymous pages that grow, and two ranges of a block device: one that is read, and behind it one that is written.
 pub(super) struct WorkingSet<'device> {
     chunks: Vec<Vec<u8>>,
     anon_pages: usize,
     anon_pages_wanted: usize,
-    file: Option<(&'device File, u64)>,
+    hot_pages: usize,
+    device: Option<&'device File>,
+    read_pages: u64,
+    written_pages: u64,
 }
 
 impl<'device> WorkingSet<'device> {
     /// The file part stays in the page cache for as long as the device is open, as other programs' files do.
     pub(super) fn new(phase: &Phase, device: Option<&'device File>) -> Self {
-        let file_pages = phase.file_bytes / PAGE as u64;
+        let pages = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX) / PAGE;
         Self {
             chunks: Vec::new(),
             anon_pages: 0,
-            anon_pages_wanted: usize::try_from(phase.anon_bytes).unwrap_or(usize::MAX) / PAGE,
-            file: device.filter(|_| file_pages > 0).map(|device| (device, file_pages)),
+            anon_pages_wanted: pages(phase.anon_bytes),
+            hot_pages: pages(phase.hot_bytes),
+            device,
+            read_pages: phase.file_bytes / PAGE as u64,
+            written_pages: phase.write_bytes / PAGE as u64,
         }
     }
 
@@ -52,15 +58,25 @@ impl<'device> WorkingSet<'device> {
 
     /// Touches one random page of each kind there is.
     pub(super) fn touch(&mut self, random: &mut fastrand::Rng) -> io::Result<()> {
-        if self.anon_pages > 0 {
-            let page = random.usize(..self.anon_pages);
+        let hot_pages = self.hot_pages.min(self.anon_pages);
+        if hot_pages > 0 {
+            let page = random.usize(..hot_pages);
             let byte = random.usize(..PAGE);
             let byte = &mut self.page(page)[byte];
             *byte = byte.wrapping_add(1);
         }
-        if let Some((file, pages)) = &self.file {
+        if let Some(device) = self.device.filter(|_| self.read_pages > 0) {
             let mut byte = [0];
-            file.read_at(&mut byte, random.u64(..*pages) * PAGE as u64)?;
+            device.read_at(&mut byte, random.u64(..self.read_pages) * PAGE as u64)?;
+        }
+        Ok(())
+    }
+
+    /// Writes a whole page at a random place, into the page cache.
+    pub(super) fn write(&self, random: &mut fastrand::Rng) -> io::Result<()> {
+        if let Some(device) = self.device.filter(|_| self.written_pages > 0) {
+            let page = [random.u8(..); PAGE];
+            device.write_all_at(&page, (self.read_pages + random.u64(..self.written_pages)) * PAGE as u64)?;
         }
         Ok(())
     }
@@ -89,5 +105,24 @@ mod tests {
         for _ in 0..10_000 {
             set.touch(&mut random).unwrap();
         }
+    }
+
+    #[test]
+    fn the_cold_part_is_left_alone_and_writes_stay_behind_what_is_read() {
+        let phase = &parse_phases("anon=2M/1M+file=1M+write=1M:1s").unwrap()[0];
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(2 << 20).unwrap();
+        let mut set = WorkingSet::new(phase, Some(&file));
+        let mut random = fastrand::Rng::with_seed(7);
+        set.grow_to(u64::MAX, &mut random);
+        let before = set.chunks[0].clone();
+        for _ in 0..10_000 {
+            set.touch(&mut random).unwrap();
+            set.write(&mut random).unwrap();
+        }
+        assert!(set.chunks[0][..1 << 20] != before[..1 << 20] && set.chunks[0][1 << 20..] == before[1 << 20..]);
+        let mut bytes = vec![0; 2 << 20];
+        file.read_exact_at(&mut bytes, 0).unwrap();
+        assert!(bytes[..1 << 20].iter().all(|byte| *byte == 0) && bytes[1 << 20..].iter().any(|byte| *byte != 0));
     }
 }
