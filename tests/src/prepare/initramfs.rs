@@ -27,7 +27,11 @@ const AT_BOOT: [&str; 11] = [
 ];
 
 /// In `/lib/more`, for a test that loads them itself.
-const ON_DEMAND: [&str; 1] = ["vsock_loopback"];
+///
+/// The compressors that zram takes are modules of the crypto API in 6.1 (`lzo_rle`, its default, and `zstd`) and
+/// libraries in 6.12; in the order given here they load on both.
+const ON_DEMAND: [&str; 8] =
+    ["vsock_loopback", "zsmalloc", "lz4_compress", "lz4hc_compress", "lzo_rle", "zstd_compress", "zstd", "zram"];
 
 const PROGRAMS: [&str; 3] = ["vmtide-guest", "vmtide-agent", "vmtide-load"];
 
