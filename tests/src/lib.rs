@@ -19,7 +19,7 @@
 //! - [`guest`]: the program inside the guest that carries out those commands.
 //! - [`load`]: the workload inside the guest (`vmtide-load`).
 //! - [`fleet`]: several VMs on one budget, with the real bridge and agents.
-//! - [`demo`], [`picture`], [`footprint`], [`suite`]: the commands of `cargo lab`.
+//! - [`demo`], [`picture`], [`footprint`], [`tuning`], [`suite`]: the commands of `cargo lab`.
 
 pub mod demo;
 pub mod fleet;
@@ -29,6 +29,7 @@ pub mod load;
 pub mod picture;
 pub mod prepare;
 pub mod suite;
+pub mod tuning;
 pub mod vm;
 
 pub use prepare::{Kernel, Lab};

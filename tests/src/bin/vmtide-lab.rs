@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use clap::{Parser, Subcommand, ValueEnum};
 use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
-use vmtide_lab::{Kernel, Lab, demo, footprint, picture, suite};
+use vmtide_lab::{Kernel, Lab, demo, footprint, picture, suite, tuning};
 
 /// Boots real microVMs and lets vmtide work on them
 #[derive(Debug, Parser)]
@@ -60,6 +60,12 @@ enum Command {
 enum Scenario {
     /// What a quiet agent costs its guest in a minute
     Footprint,
+    /// What tuning gains on two workloads, and whether it leaves anything behind
+    Tuning,
+    /// The same guest under the values of TuneD's virtual-guest profile and under vmtide
+    Tuned,
+    /// What a guest needs beyond its working set, with tuning and without
+    Overhead,
 }
 
 fn main() -> ExitCode {
@@ -89,11 +95,18 @@ fn dispatch(command: Command) -> Result<ExitCode> {
             fs::write(&out, picture::draw(&report)?).with_context(|| format!("{}: cannot write", out.display()))?;
             Ok(ExitCode::SUCCESS)
         }
-        Command::Scenario { scenario: Scenario::Footprint, json, kernel } => {
+        Command::Scenario { scenario, json, kernel } => {
             let lab = Lab::ready()?;
-            let footprint = until_interrupted(footprint::measure(lab, kernel))?;
-            println!("{}", serde_json::to_string(&footprint)?);
-            write_json(json, &footprint)?;
+            match scenario {
+                Scenario::Footprint => show(json, &until_interrupted(footprint::measure(lab, kernel))?)?,
+                Scenario::Tuned => show(json, &until_interrupted(tuning::tuned::measure(lab, kernel))?)?,
+                Scenario::Overhead => show(json, &until_interrupted(tuning::overhead::measure(lab, kernel))?)?,
+                Scenario::Tuning => {
+                    let measured = until_interrupted(tuning::measure(lab, kernel))?;
+                    show(json, &measured)?;
+                    return Ok(success_if(measured.left_nothing_behind()));
+                }
+            }
             Ok(ExitCode::SUCCESS)
         }
     }
@@ -111,6 +124,12 @@ fn until_interrupted<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
             _ = terminate.recv() => anyhow::bail!("terminated; all VMs have been ended"),
         }
     })
+}
+
+/// Prints figures in one line, and writes them to a file where one is named.
+fn show(json: Option<PathBuf>, figures: &impl Serialize) -> Result<()> {
+    println!("{}", serde_json::to_string(figures)?);
+    write_json(json, figures)
 }
 
 fn write_json(path: Option<PathBuf>, value: &impl Serialize) -> Result<()> {
