@@ -341,6 +341,16 @@ fn a_guest_is_heard_through_its_own_socket_and_shown() {
 }
 
 #[test]
+fn what_the_host_is_short_of_is_in_the_status() {
+    let host = Host::new("");
+    let _bridge = host.start();
+    let status = host.json(&["status"]);
+    assert!(status["short_of"]["cpu_short"].is_boolean() && status["short_of"]["io_short"].is_boolean(), "{status}");
+    assert!(status["cpu_stall_permille"].as_u64().unwrap() <= 1000, "{status}");
+    assert!(text(&host.vmtide(&["status"]).stdout).contains("\nshort of   "));
+}
+
+#[test]
 fn nothing_that_a_guest_wrote_steers_the_terminal() {
     const EVIL: &str = "\u{1b}[2J\u{9b}2J\r\n\u{202e}evil";
     let host = Host::new("");

@@ -3,6 +3,7 @@
 use crate::guests::GuestSummary;
 use crate::plan::{Demand, HostState, Verdict};
 use serde::{Deserialize, Serialize};
+use vmtide_protocol::bridge::Host;
 
 /// The host and the bridge at a glance.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -25,6 +26,12 @@ pub struct Status {
     pub spike_pool_bytes: u64,
     /// How the host stands; `None` before the first plan.
     pub state: Option<HostState>,
+    /// What the host is short of, as its guests are told.
+    pub short_of: Host,
+    /// The average share of time lost for want of CPU that [`Status::short_of`] goes by, thousandths.
+    pub cpu_stall_permille: u32,
+    /// The same of block I/O.
+    pub io_stall_permille: u32,
     /// VMs configured.
     pub vms: usize,
     /// VMs whose hypervisor answers.

@@ -15,6 +15,7 @@
 //! with the last plan. The next bridge reads everything back.
 
 mod control;
+mod hints;
 mod reaction;
 mod state;
 #[cfg(test)]
@@ -98,7 +99,7 @@ pub async fn run(config: Config, mut host: Host) -> Result<(), Error> {
                 bridge.refused += guests.take_refused();
                 match host.read(now.ms) {
                     Ok(reading) => {
-                        bridge.on_host(host.view(&reading));
+                        bridge.at(now).on_host(host.view(&reading), &reading.load());
                         is_read = true;
                     }
                     Err(error) => {

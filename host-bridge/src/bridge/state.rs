@@ -6,7 +6,9 @@ use crate::config::{Bytes, Config};
 use crate::guests::{GuestEvent, Views};
 use crate::hypervisor::driver::{PAGE_BYTES, Sighting};
 use crate::hypervisor::{Error, MachineState};
-use crate::plan::{Demand, History, HostState, HostView, MIB, Millis, Policy, Step, Urgency, Verdict, memory};
+use crate::plan::{
+    Demand, History, HostState, HostView, MIB, Millis, Policy, Shortage, Step, Urgency, Verdict, memory,
+};
 use crate::record::{Decision, Events, Outcome};
 use std::collections::HashMap;
 use std::time::Duration;
@@ -68,9 +70,11 @@ pub struct Bridge {
     pub(super) state: Option<HostState>,
     pub(super) spike_pool_bytes: u64,
     pub(super) refused: u64,
-    told: Host,
+    pub(super) shortage: Shortage,
+    /// What the guests know of it.
+    pub(super) told: Host,
+    pub(super) effects: Vec<Effect>,
     replan: Option<Duration>,
-    effects: Vec<Effect>,
 }
 
 impl Bridge {
@@ -90,9 +94,10 @@ impl Bridge {
             state: None,
             spike_pool_bytes: 0,
             refused: 0,
+            shortage: Shortage::default(),
             told: Host::default(),
-            replan: None,
             effects: Vec::new(),
+            replan: None,
         }
     }
 
@@ -100,11 +105,6 @@ impl Bridge {
     pub fn at(&mut self, now: Now) -> &mut Self {
         self.now = now;
         self
-    }
-
-    /// Takes in a new reading of the host.
-    pub fn on_host(&mut self, host: HostView) {
-        self.host = host;
     }
 
     /// How long after the last plan the next one should come, if that is before the tick.
@@ -323,11 +323,7 @@ impl Bridge {
                 }
             }
         }
-        let host = Host { memory_short: plan.state != HostState::Calm, ..Host::default() };
-        if host != self.told {
-            self.told = host;
-            self.effects.push(Effect::TellHost(host));
-        }
+        self.tell_host();
     }
 
     fn take_step(&mut self, number: usize, demand: &Demand, verdict: &Verdict, step: Step) {

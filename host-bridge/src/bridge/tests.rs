@@ -336,3 +336,5 @@ fn guests_learn_their_allocation_and_what_the_host_is_short_of() {
     let demand = bridge.demand(A);
     assert!(matches!(demand, plan::Demand::Fresh(_)));
 }
+
+mod hints;

@@ -146,6 +146,16 @@ fn agree(config: &Config) -> Result<(), (&'static str, String)> {
     if busy_ms > quiet_ms {
         return Err(("intervals.busy_ms", format!("{busy_ms} is longer than quiet_ms ({quiet_ms})")));
     }
+    let policy = &config.policy;
+    for (key, clear, short) in [
+        ("policy.cpu_clear_permille", policy.cpu_clear_permille, policy.cpu_short_permille),
+        ("policy.io_clear_permille", policy.io_clear_permille, policy.io_short_permille),
+    ] {
+        if clear > short {
+            let upper = key.replace("policy.", "").replace("clear", "short");
+            return Err((key, format!("{clear} is more than {upper} ({short}); allowed is up to that")));
+        }
+    }
     Ok(())
 }
 
@@ -245,6 +255,17 @@ mod tests {
 
     fn error_of(text: &str) -> String {
         load_texts(&[("bridge.toml", text)]).unwrap_err()
+    }
+
+    #[test]
+    fn lines_that_contradict_each_other_are_refused_wherever_they_are() {
+        let error = error_of("[policy]\ncpu_clear_permille = 500\n");
+        assert!(error.contains("policy.cpu_clear_permille: 500 is more than cpu_short_permille (400)"), "{error}");
+        let error = load_texts(&[
+            ("bridge.toml", "[policy]\nio_short_permille = 300\nio_clear_permille = 250\n"),
+            ("conf.d/10.toml", "[policy]\nio_short_permille = 240\n"),
+        ]);
+        assert!(error.unwrap_err().contains("policy.io_clear_permille: 250 is more than io_short_permille (240)"));
     }
 
     #[test]

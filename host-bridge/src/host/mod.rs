@@ -1,20 +1,27 @@
-//! The host, read and never written: how much memory it has, how much is available, how long its tasks wait.
+//! The host, read and never written: how much memory it has, how much is available, how long its tasks wait for
+//! memory, CPUs and I/O.
 //!
-//! `/proc` in, a [`HostReading`] out, and from that the planner's [`HostView`]. Every path hangs below a root, so
-//! that a fixture tree serves in tests.
+//! `/proc` in, a [`HostReading`] out, and from that the planner's [`HostView`] and [`HostLoad`]. Every path hangs below
+//! a root, so that a fixture tree serves in tests.
 //!
 //! A configured capacity makes the bridge's part a *slice*: others use the rest of the host. What is available on
-//! the host and how long its tasks wait then tell nothing about the slice, and no VM of the slice is to give way
-//! because of a neighbour, so the planner does not see them.
+//! the host and how long its tasks wait for memory then tell nothing about the slice, and no VM of the slice is to give
+//! way because of a neighbour, so the planner does not see them. CPUs and disks have no slices: what the neighbours
+//! wait for, the VMs wait for too.
 
+mod cpu;
 mod memory;
 mod pressure;
 
-use crate::plan::{HostView, MIB, Millis};
+use crate::plan::{HostLoad, HostView, MIB, Millis};
+use cpu::Cpu;
 use memory::Memory;
 use pressure::Pressure;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
+
+/// A window shorter than this says too little; the share before it holds.
+const SHORTEST_WINDOW_MS: u64 = 100;
 
 /// Why the host cannot be read or used as configured.
 #[derive(Debug, thiserror::Error)]
@@ -45,24 +52,38 @@ pub enum HostError {
     },
 }
 
-/// The host at one moment.
+/// The host at one moment. Shares are of the time since the reading before, in thousandths; 0 at the first reading and
+/// where the kernel does not say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct HostReading {
     /// MemTotal.
     pub total_bytes: u64,
     /// MemAvailable; `None` before Linux 3.14.
     pub available_bytes: Option<u64>,
-    /// Share of time in which some task waited for memory (PSI), thousandths; 0 where the kernel does not say.
-    pub stall_some_permille: u32,
-    /// Share of time in which all tasks waited for memory (PSI), thousandths; 0 where the kernel does not say.
-    pub stall_full_permille: u32,
+    /// In which some task waited for memory (PSI).
+    pub memory_stall_some_permille: u32,
+    /// In which all tasks waited for memory (PSI).
+    pub memory_stall_full_permille: u32,
+    /// In which some task waited for a CPU (PSI); the kernel has no `full` of a whole system.
+    pub cpu_stall_some_permille: u32,
+    /// Of all CPUs' time, what a hypervisor below the host gave to others.
+    pub cpu_steal_permille: u32,
+    /// Of all CPUs' time, what was not idle.
+    pub cpu_used_permille: u32,
+    /// In which some task waited for I/O (PSI).
+    pub io_stall_some_permille: u32,
+    /// In which all tasks waited for I/O (PSI).
+    pub io_stall_full_permille: u32,
 }
 
 /// The reader, and what the VMs may have of the host.
 #[derive(Debug)]
 pub struct Host {
     root: PathBuf,
-    pressure: Pressure,
+    memory_pressure: Pressure,
+    cpu_pressure: Pressure,
+    io_pressure: Pressure,
+    cpu: Cpu,
     capacity_bytes: u64,
     reserve_bytes: u64,
     slice: bool,
@@ -84,7 +105,16 @@ impl Host {
         if reserve_bytes >= capacity_bytes {
             return Err(HostError::Reserve { reserve_bytes, capacity_bytes });
         }
-        Ok(Self { root: root.to_owned(), pressure: Pressure::default(), capacity_bytes, reserve_bytes, slice })
+        Ok(Self {
+            root: root.to_owned(),
+            memory_pressure: Pressure::of("memory"),
+            cpu_pressure: Pressure::of("cpu"),
+            io_pressure: Pressure::of("io"),
+            cpu: Cpu::default(),
+            capacity_bytes,
+            reserve_bytes,
+            slice,
+        })
     }
 
     /// What the VMs may have together: capacity less reserve.
@@ -92,23 +122,48 @@ impl Host {
         self.capacity_bytes - self.reserve_bytes
     }
 
-    /// The host at `now_ms`. Pressure is the share of the time since the last reading.
+    /// The host at `now_ms`.
     ///
     /// # Errors
-    /// [`HostError::Read`]; a kernel without PSI is no error.
+    /// [`HostError::Read`] for its memory; a kernel that does not say how long tasks wait is no error.
     pub fn read(&mut self, now_ms: Millis) -> Result<HostReading, HostError> {
         let Memory { total_bytes, available_bytes } = Memory::read(&self.root)?;
-        let (stall_some_permille, stall_full_permille) = self.pressure.read(&self.root, now_ms);
-        Ok(HostReading { total_bytes, available_bytes, stall_some_permille, stall_full_permille })
+        let memory = self.memory_pressure.read(&self.root, now_ms);
+        let cpu = self.cpu_pressure.read(&self.root, now_ms);
+        let io = self.io_pressure.read(&self.root, now_ms);
+        let cpus = self.cpu.read(&self.root, now_ms);
+        Ok(HostReading {
+            total_bytes,
+            available_bytes,
+            memory_stall_some_permille: memory.some_permille,
+            memory_stall_full_permille: memory.full_permille,
+            cpu_stall_some_permille: cpu.some_permille,
+            cpu_steal_permille: cpus.steal_permille,
+            cpu_used_permille: cpus.used_permille,
+            io_stall_some_permille: io.some_permille,
+            io_stall_full_permille: io.full_permille,
+        })
     }
 
-    /// What the planner sees of a reading.
+    /// What the planner sees of a reading's memory.
     pub fn view(&self, reading: &HostReading) -> HostView {
         HostView {
             capacity_bytes: self.capacity_bytes,
             reserve_bytes: self.reserve_bytes,
             available_bytes: reading.available_bytes.filter(|_| !self.slice),
-            stall_full_permille: if self.slice { 0 } else { reading.stall_full_permille },
+            stall_full_permille: if self.slice { 0 } else { reading.memory_stall_full_permille },
+        }
+    }
+}
+
+impl HostReading {
+    /// What tells whether CPUs and disks keep up: the whole host's, slice or not.
+    pub fn load(&self) -> HostLoad {
+        HostLoad {
+            cpu_stall_some_permille: self.cpu_stall_some_permille,
+            cpu_steal_permille: self.cpu_steal_permille,
+            cpu_used_permille: self.cpu_used_permille,
+            io_stall_full_permille: self.io_stall_full_permille,
         }
     }
 }
@@ -131,14 +186,21 @@ mod tests {
         std::fs::create_dir_all(root.path().join("proc/pressure")).unwrap();
         let meminfo = include_str!("fixtures/meminfo").replace("@AVAILABLE@", &available_kib.to_string());
         std::fs::write(root.path().join("proc/meminfo"), meminfo).unwrap();
-        stalled(&root, 0, 0);
+        for resource in ["memory", "cpu", "io"] {
+            stalled(&root, resource, 0, 0);
+        }
+        ran(&root, 0, 0, 0);
         root
     }
 
-    fn stalled(root: &TempDir, some_us: u64, full_us: u64) {
+    fn stalled(root: &TempDir, resource: &str, some_us: u64, full_us: u64) {
         let line = |kind, total| format!("{kind} avg10=0.00 avg60=0.00 avg300=0.00 total={total}\n");
         let text = line("some", some_us) + &line("full", full_us);
-        std::fs::write(root.path().join("proc/pressure/memory"), text).unwrap();
+        std::fs::write(root.path().join("proc/pressure").join(resource), text).unwrap();
+    }
+
+    fn ran(root: &TempDir, user: u64, idle: u64, steal: u64) {
+        std::fs::write(root.path().join("proc/stat"), format!("cpu  {user} 0 0 {idle} 0 0 0 {steal} 0 0\n")).unwrap();
     }
 
     #[test]
@@ -146,9 +208,9 @@ mod tests {
         let root = host(5 << 20);
         let mut host = Host::new(root.path(), None, None).unwrap();
         host.read(1_000).unwrap();
-        stalled(&root, 500_000, 100_000);
+        stalled(&root, "memory", 500_000, 100_000);
         let reading = host.read(2_000).unwrap();
-        assert_eq!((reading.stall_some_permille, reading.stall_full_permille), (500, 100));
+        assert_eq!((reading.memory_stall_some_permille, reading.memory_stall_full_permille), (500, 100));
         let view = host.view(&reading);
         assert_eq!((view.capacity_bytes, view.reserve_bytes), (16 * GIB, 16 * GIB / 20));
         assert_eq!((view.available_bytes, view.stall_full_permille), (Some(5 * GIB), 100));
@@ -159,9 +221,9 @@ mod tests {
         let root = host(10);
         let mut host = Host::new(root.path(), Some(GIB), None).unwrap();
         host.read(1_000).unwrap();
-        stalled(&root, 900_000, 900_000);
+        stalled(&root, "memory", 900_000, 900_000);
         let reading = host.read(2_000).unwrap();
-        assert_eq!(reading.stall_full_permille, 900);
+        assert_eq!(reading.memory_stall_full_permille, 900);
         let view = host.view(&reading);
         assert_eq!((view.capacity_bytes, view.reserve_bytes), (GIB, GIB / 4));
         assert_eq!((view.available_bytes, view.stall_full_permille), (None, 0));
@@ -178,12 +240,45 @@ mod tests {
     }
 
     #[test]
-    fn a_kernel_without_psi_is_no_error() {
+    fn waiting_for_cpus_and_disks_is_seen_of_a_slice_too() {
         let root = host(10);
-        std::fs::remove_file(root.path().join("proc/pressure/memory")).unwrap();
+        let mut host = Host::new(root.path(), Some(GIB), None).unwrap();
+        host.read(1_000).unwrap();
+        stalled(&root, "cpu", 600_000, 0);
+        stalled(&root, "io", 300_000, 200_000);
+        ran(&root, 120, 60, 20);
+        let reading = host.read(2_000).unwrap();
+        assert_eq!((reading.io_stall_some_permille, reading.memory_stall_some_permille), (300, 0));
+        let load = HostLoad {
+            cpu_stall_some_permille: 600,
+            cpu_steal_permille: 100,
+            cpu_used_permille: 700,
+            io_stall_full_permille: 200,
+        };
+        assert_eq!(reading.load(), load);
+    }
+
+    #[test]
+    fn a_kernel_that_does_not_say_how_long_tasks_wait_is_no_error() {
+        let root = host(10);
+        std::fs::remove_dir_all(root.path().join("proc/pressure")).unwrap();
+        std::fs::remove_file(root.path().join("proc/stat")).unwrap();
         let mut host = Host::new(root.path(), None, None).unwrap();
-        assert_eq!(host.read(1_000).unwrap().stall_full_permille, 0);
-        assert_eq!(host.read(2_000).unwrap().stall_full_permille, 0);
+        for now_ms in [1_000, 2_000] {
+            let reading = host.read(now_ms).unwrap();
+            assert_eq!((reading.memory_stall_full_permille, reading.load()), (0, HostLoad::default()));
+        }
+    }
+
+    #[test]
+    fn a_source_that_goes_away_takes_its_last_share_along() {
+        let root = host(10);
+        let mut host = Host::new(root.path(), None, None).unwrap();
+        host.read(1_000).unwrap();
+        stalled(&root, "io", 900_000, 900_000);
+        assert_eq!(host.read(2_000).unwrap().io_stall_full_permille, 900);
+        std::fs::remove_file(root.path().join("proc/pressure/io")).unwrap();
+        assert_eq!(host.read(3_000).unwrap().io_stall_full_permille, 0);
     }
 
     #[test]

@@ -1,54 +1,66 @@
-//! `/proc/pressure/memory`: the share of time between two readings in which tasks waited.
+//! `/proc/pressure/*`: the share of time between two readings in which tasks waited.
 //!
 //! The kernel's own averages span 10 s or more, too long to see a stall before it is over; its totals do not.
 
+use super::SHORTEST_WINDOW_MS;
 use crate::plan::Millis;
-use procfs::{FromRead, MemoryPressure};
 use std::path::Path;
 
-/// A window shorter than this says too little; the share before it holds.
-const SHORTEST_WINDOW_MS: u64 = 100;
-
-/// What was read last.
-#[derive(Debug, Default)]
+/// What was read last of one resource.
+#[derive(Debug)]
 pub(super) struct Pressure {
-    last: Option<Totals>,
-    some_permille: u32,
-    full_permille: u32,
+    resource: &'static str,
+    last: Option<(Millis, Totals)>,
+    shares: Shares,
     said_absent: bool,
 }
 
-#[derive(Debug)]
+/// Since boot, microseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Totals {
-    at_ms: Millis,
     some_us: u64,
     full_us: u64,
 }
 
+/// Shares of the time between the last two readings, thousandths.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Shares {
+    /// In which some task waited.
+    pub(super) some_permille: u32,
+    /// In which all tasks that could have run waited.
+    pub(super) full_permille: u32,
+}
+
 impl Pressure {
-    /// The shares in which some and all tasks waited, thousandths; 0 until there are two readings.
-    pub(super) fn read(&mut self, root: &Path, now_ms: Millis) -> (u32, u32) {
-        let path = root.join("proc/pressure/memory");
-        match MemoryPressure::from_file(&path) {
-            Ok(pressure) => {
-                self.note(Totals { at_ms: now_ms, some_us: pressure.some.total, full_us: pressure.full.total });
-            }
-            Err(error) => {
-                if !std::mem::replace(&mut self.said_absent, true) {
-                    tracing::info!(path = %path.display(), %error, "no pressure stall information; it counts as none");
-                }
-                *self = Self { said_absent: true, ..Self::default() };
-            }
-        }
-        (self.some_permille, self.full_permille)
+    /// Of a resource as the kernel names it: `cpu`, `memory` or `io`.
+    pub(super) fn of(resource: &'static str) -> Self {
+        Self { resource, last: None, shares: Shares::default(), said_absent: false }
     }
 
-    fn note(&mut self, now: Totals) {
-        let Some(last) = &self.last else {
-            self.last = Some(now);
+    /// The shares at `now_ms`; none until there are two readings, and where the kernel does not say.
+    pub(super) fn read(&mut self, root: &Path, now_ms: Millis) -> Shares {
+        let path = root.join("proc/pressure").join(self.resource);
+        match std::fs::read_to_string(&path).map(|text| Totals::parse(&text)) {
+            Ok(Some(totals)) => self.note(now_ms, totals),
+            Ok(None) => self.absent(&path, "no line that begins with some and has a total"),
+            Err(error) => self.absent(&path, &error.to_string()),
+        }
+        self.shares
+    }
+
+    fn absent(&mut self, path: &Path, error: &str) {
+        if !self.said_absent {
+            tracing::info!(path = %path.display(), error, "no pressure stall information; it counts as none");
+        }
+        *self = Self { said_absent: true, ..Self::of(self.resource) };
+    }
+
+    fn note(&mut self, now_ms: Millis, now: Totals) {
+        let Some((last_ms, last)) = self.last else {
+            self.last = Some((now_ms, now));
             return;
         };
-        let window_ms = now.at_ms.saturating_sub(last.at_ms);
+        let window_ms = now_ms.saturating_sub(last_ms);
         if window_ms < SHORTEST_WINDOW_MS {
             return;
         }
@@ -56,9 +68,20 @@ impl Pressure {
         let share = |before: u64, after: u64| {
             u32::try_from(after.saturating_sub(before) / window_ms).map_or(1000, |permille| permille.min(1000))
         };
-        self.some_permille = share(last.some_us, now.some_us);
-        self.full_permille = share(last.full_us, now.full_us);
-        self.last = Some(now);
+        self.shares =
+            Shares { some_permille: share(last.some_us, now.some_us), full_permille: share(last.full_us, now.full_us) };
+        self.last = Some((now_ms, now));
+    }
+}
+
+impl Totals {
+    /// `None` without a `some`. Before Linux 5.13 `cpu` has no `full`.
+    fn parse(text: &str) -> Option<Self> {
+        let total = |kind: &str| {
+            let line = text.lines().find_map(|line| line.strip_prefix(kind))?;
+            line.split_whitespace().find_map(|field| field.strip_prefix("total="))?.parse().ok()
+        };
+        Some(Self { some_us: total("some ")?, full_us: total("full ").unwrap_or(0) })
     }
 }
 
@@ -68,7 +91,7 @@ mod tests {
 
     #[test]
     fn the_share_is_that_of_the_window_and_never_more_than_all() {
-        let mut pressure = Pressure::default();
+        let mut pressure = Pressure::of("io");
         for (at_ms, total_us, permille) in [
             (0, 7_000_000, 0),
             (1_000, 7_250_000, 250),
@@ -76,8 +99,19 @@ mod tests {
             (2_000, 7_250_000, 0),
             (2_100, 9_000_000, 1000),
         ] {
-            pressure.note(Totals { at_ms, some_us: total_us, full_us: 0 });
-            assert_eq!((pressure.some_permille, pressure.full_permille), (permille, 0), "at {at_ms} ms");
+            pressure.note(at_ms, Totals { some_us: total_us, full_us: total_us / 2 });
+            assert_eq!(pressure.shares.some_permille, permille, "at {at_ms} ms");
+        }
+    }
+
+    #[test]
+    fn totals_are_read_from_what_kernels_say() {
+        let line = |kind: &str, total: &str| format!("{kind} avg10=0.12 avg60=0.51 avg300=0.79 total={total}\n");
+        let both = line("some", "83") + &line("full", "52");
+        assert_eq!(Totals::parse(&both), Some(Totals { some_us: 83, full_us: 52 }));
+        assert_eq!(Totals::parse(&line("some", "83")), Some(Totals { some_us: 83, full_us: 0 }));
+        for odd in ["", "some", "some \n", "some total=-1\n", "something total=5\n", &line("full", "52")] {
+            assert_eq!(Totals::parse(odd), None, "{odd:?}");
         }
     }
 }

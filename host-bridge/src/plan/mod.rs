@@ -18,6 +18,9 @@
 //!   hypervisor confirmed them, so `committed` never passes `capacity − reserve` by a step of ours;
 //! - a guest's report takes from another VM no more than the shares of both allow.
 //!
+//! Beside the plan, [`Shortage`] tells from the host's [`HostLoad`] whether its CPUs and disks keep up; the guests are
+//! told and tune themselves for it.
+//!
 //! The bridge keeps each VM's [`History`] beside its view and feeds it three facts: a step that it sent
 //! ([`History::after_step`]), a reading of the hypervisor ([`History::after_observation`]), a fresh report
 //! ([`History::after_demand`]).
@@ -29,9 +32,11 @@ pub mod memory;
 mod policy;
 mod revoke;
 mod seat;
+mod shortage;
 pub mod stability;
 
 pub use policy::Policy;
+pub use shortage::{Hint, HostLoad, Shortage};
 pub use stability::History;
 
 use serde::{Deserialize, Serialize};

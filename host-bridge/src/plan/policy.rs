@@ -46,6 +46,15 @@ pub struct Policy {
     pub host_stall_permille: u32,
     /// What the VMs give at a time while the host stalls, thousandths of the limit.
     pub host_stall_slice_permille: u32,
+
+    /// The host is short of CPU from this share of time on in which its tasks wait for one, thousandths.
+    pub cpu_short_permille: u32,
+    /// It is not any more below this one.
+    pub cpu_clear_permille: u32,
+    /// The host is short of I/O from this share of time on in which all its tasks wait for it, thousandths.
+    pub io_short_permille: u32,
+    /// It is not any more below this one.
+    pub io_clear_permille: u32,
 }
 
 impl Default for Policy {
@@ -68,6 +77,10 @@ impl Default for Policy {
             hard_line_permille: 20,
             host_stall_permille: 100,
             host_stall_slice_permille: 10,
+            cpu_short_permille: 400,
+            cpu_clear_permille: 250,
+            io_short_permille: 200,
+            io_clear_permille: 100,
         }
     }
 }

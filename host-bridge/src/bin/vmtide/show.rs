@@ -17,6 +17,18 @@ pub(crate) fn status(status: &Status) -> String {
         (_, Some(HostState::Short)) => "short: needs do not fit, shares decide",
         (_, Some(HostState::Emergency)) => "emergency: all shrink to what fits",
     };
+    let short = [
+        ("CPU", status.short_of.cpu_short),
+        ("memory", status.short_of.memory_short),
+        ("I/O", status.short_of.io_short),
+    ];
+    let short: Vec<&str> = short.iter().filter(|(_, is_short)| *is_short).map(|(what, _)| *what).collect();
+    let short_of = format!(
+        "{} (time lost for want of CPU: {}, of I/O: {})",
+        if short.is_empty() { "nothing".to_owned() } else { short.join(", ") },
+        percent(status.cpu_stall_permille),
+        percent(status.io_stall_permille),
+    );
     let reaction = match status.reaction_ms.count {
         0 => "none yet".to_owned(),
         count => format!("{} ms median, {} ms p95, {count} in all", status.reaction_ms.p50, status.reaction_ms.p95),
@@ -24,6 +36,7 @@ pub(crate) fn status(status: &Status) -> String {
     format!(
         "vmtide-bridge {version}, up {}\n\
          memory     {state}\n\
+         short of   {short_of}\n\
          capacity   {} of which {} are reserve\n\
          committed  {}, free {} (spike pool {})\n\
          VMs        {} configured, {} reachable, {} with an agent\n\
@@ -141,6 +154,10 @@ fn state(vm: &Vm) -> &'static str {
         VmState::Unreachable => "unreachable",
         VmState::Off => "off",
     }
+}
+
+fn percent(permille: u32) -> String {
+    format!("{}.{} %", permille / 10, permille % 10)
 }
 
 fn duration(ms: u64) -> String {
