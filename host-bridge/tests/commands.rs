@@ -271,6 +271,8 @@ fn every_refusal_of_the_api_is_in_its_own_form() {
         ("GET /v1/decisions?last=many", 400),
         ("GET /v1/events?after=-1", 400),
         ("GET /v1/events?aftre=1", 400),
+        ("GET /v1/vms/a/events?last=-1", 400),
+        ("GET /v1/vms/b/events", 404),
         ("GET /v1/vms/%ff", 400),
         ("POST /v1/pause?vm=b", 404),
         ("GET /v1/pause", 405),
@@ -338,6 +340,44 @@ fn a_guest_is_heard_through_its_own_socket_and_shown() {
     };
     assert_eq!(agent["demand"]["memory"]["need_bytes"], 512 << 20, "held to the maximum");
     assert_eq!(agent["tally"]["clamps"], json!({ "count": 2, "last_field": "floor_bytes" }));
+}
+
+#[test]
+fn what_was_tuned_in_a_guest_is_explained_in_the_order_of_time() {
+    let host = Host::new("");
+    let _bridge = host.start();
+    let mut guest = UnixStream::connect(host.path("a.vsock_7670")).unwrap();
+    let hello = json!({ "kind": "hello", "protocol": { "min": 1, "max": 1 }, "agent": "t", "kernel": "6.12",
+        "boot_id": "b", "capabilities": [] });
+    let tuned = |message: &str| json!({ "kind": "event", "event": "tuning", "message": message });
+    let long = "set a=1, ".repeat(100);
+    writeln!(guest, "{hello}\n{}\n{}", tuned("set ksm=0"), tuned(&long)).unwrap();
+    let patience = Instant::now() + Duration::from_secs(10);
+    while host.json(&["explain", "a"])["events"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .all(|event| !event["message"].as_str().unwrap().contains("set a=1"))
+    {
+        assert!(Instant::now() < patience, "{}", host.json(&["explain", "a"]));
+    }
+    assert!(host.vmtide(&["pause"]).status.success());
+
+    let explained = text(&host.vmtide(&["explain", "a"]).stdout);
+    let places = [
+        "Z  a  its agent t reports, on Linux 6.12\n",
+        "Z  a  tuning in its guest: set ksm=0\n",
+        "Z  a  tuning in its guest: set a=1, set a=1",
+        "Z  host  an operator paused all planning\n",
+    ]
+    .map(|part| explained.find(part).unwrap_or_else(|| panic!("{part:?} is not in {explained}")));
+    assert!(places.is_sorted(), "{explained}");
+    assert!(explained.contains('…') && !explained.contains(&long), "cut");
+    let last = host.json(&["explain", "a", "--last", "1"]);
+    let messages: Vec<&str> =
+        last["events"].as_array().unwrap().iter().map(|event| event["message"].as_str().unwrap()).collect();
+    assert!(messages.len() == 2 && messages[0].starts_with("tuning"), "one of the VM, one of the host: {messages:?}");
+    assert_eq!(last["decisions"], json!([]));
 }
 
 #[test]

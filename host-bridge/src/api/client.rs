@@ -91,6 +91,14 @@ impl Client {
         self.request(Method::GET, &format!("/v1/events?after={after}"), None).await
     }
 
+    /// The last `count` events of a VM and the last `count` of the host, together, oldest first.
+    ///
+    /// # Errors
+    /// [`Error`]; an unknown name is [`Error::Refused`].
+    pub async fn events_about(&self, vm: &str, count: usize) -> Result<Vec<Event>, Error> {
+        self.request(Method::GET, &format!("/v1/vms/{}/events?last={count}", escaped(vm)), None).await
+    }
+
     /// Changes a VM's limits until the bridge restarts.
     ///
     /// # Errors

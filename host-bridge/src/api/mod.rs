@@ -32,6 +32,11 @@ pub trait Control {
     fn decisions(&self, vm: Option<&str>, count: usize) -> Result<Vec<Decision>, Refusal>;
     /// The events that came after the one with this sequence.
     fn events(&self, after: u64) -> Vec<Event>;
+    /// The last `count` events of a VM and the last `count` of the host, together, oldest first.
+    ///
+    /// # Errors
+    /// An unknown name.
+    fn events_about(&self, vm: &str, count: usize) -> Result<Vec<Event>, Refusal>;
     /// Changes a VM's limits until the bridge restarts.
     ///
     /// # Errors

@@ -18,8 +18,8 @@ use tokio::sync::{mpsc, oneshot};
 
 /// Who can open the socket can steer the VMs.
 const SOCKET_MODE: u32 = 0o600;
-/// Decisions returned unless the request says how many.
-const DECISIONS: usize = 10;
+/// Decisions, and events of one VM, returned unless the request says how many.
+const LAST: usize = 10;
 
 type Calls = mpsc::Sender<Call>;
 
@@ -76,6 +76,7 @@ impl Server {
             .route("/v1/status", get(async |State(calls): State<Calls>| ask(calls, |c| Ok(c.status())).await))
             .route("/v1/vms", get(async |State(calls): State<Calls>| ask(calls, |c| Ok(c.vms())).await))
             .route("/v1/vms/{name}", get(vm).patch(set))
+            .route("/v1/vms/{name}/events", get(events_about))
             .route("/v1/decisions", get(decisions))
             .route("/v1/events", get(events))
             .route("/v1/pause", post(async |calls, query| pause(calls, query, true).await))
@@ -123,6 +124,12 @@ struct EventsQuery {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
+struct LastQuery {
+    last: Option<usize>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct PauseQuery {
     vm: Option<String>,
 }
@@ -143,11 +150,19 @@ async fn set(
 }
 
 async fn decisions(State(calls): State<Calls>, Asked(Query(query)): Asked<Query<DecisionsQuery>>) -> Response {
-    ask(calls, move |control| control.decisions(query.vm.as_deref(), query.last.unwrap_or(DECISIONS))).await
+    ask(calls, move |control| control.decisions(query.vm.as_deref(), query.last.unwrap_or(LAST))).await
 }
 
 async fn events(State(calls): State<Calls>, Asked(Query(query)): Asked<Query<EventsQuery>>) -> Response {
     ask(calls, move |control| Ok(control.events(query.after))).await
+}
+
+async fn events_about(
+    State(calls): State<Calls>,
+    Asked(Path(name)): Asked<Path<String>>,
+    Asked(Query(query)): Asked<Query<LastQuery>>,
+) -> Response {
+    ask(calls, move |control| control.events_about(&name, query.last.unwrap_or(LAST))).await
 }
 
 async fn pause(State(calls): State<Calls>, Asked(Query(query)): Asked<Query<PauseQuery>>, paused: bool) -> Response {

@@ -105,6 +105,11 @@ impl Control for Bridge {
         self.events.after(after)
     }
 
+    fn events_about(&self, name: &str, count: usize) -> Result<Vec<Event>, Refusal> {
+        self.number(name)?;
+        Ok(self.events.about(name, count))
+    }
+
     fn set(&mut self, name: &str, change: Change) -> Result<types::Vm, Refusal> {
         let number = self.number(name)?;
         let old = self.vms[number].config.limits;

@@ -12,6 +12,7 @@ use crate::plan::{
 use crate::record::{Decision, Events, Outcome};
 use std::collections::HashMap;
 use std::time::Duration;
+use vmtide_protocol::agent::EventKind;
 use vmtide_protocol::bridge::{Allocation, Host};
 
 /// How soon after the last plan a guest in need is planned for.
@@ -283,7 +284,10 @@ impl Bridge {
                 }
             }
             GuestEvent::Reply(reply) => tracing::debug!(vm = %self.vms[number].config.name, ?reply, "reply"),
-            GuestEvent::Happened { message, .. } => self.remember(number, format!("its guest says: {message}")),
+            GuestEvent::Happened { event, message } => {
+                let what = if *event == EventKind::Tuning { "tuning in its guest" } else { "its guest says" };
+                self.remember(number, format!("{what}: {message}"));
+            }
             GuestEvent::Disconnected { end, .. } => self.remember(number, format!("its agent's session ended: {end}")),
             GuestEvent::Refused(_) => self.refused += 1,
         }

@@ -24,7 +24,7 @@ use super::desk::Desk;
 use super::event::{End, GuestEvent, Hello, Tally};
 use super::limit::Bucket;
 use super::registry::Claim;
-use super::text::printable;
+use super::text::{printable, printable_message};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -199,7 +199,7 @@ impl<'a> Session<'a> {
                 self.hand_over(GuestEvent::Reply(reply));
             }
             Some(AgentMessage::Event(event)) => {
-                let message = printable(&event.message);
+                let message = printable_message(&event.message);
                 self.hand_over(GuestEvent::Happened { event: event.event, message });
             }
             Some(AgentMessage::Hello(_)) => return Err(End::Malformed("a second hello".to_owned())),

@@ -130,11 +130,23 @@ impl Events {
 
     /// Those with a sequence greater than `sequence`, oldest first.
     pub fn after(&self, sequence: u64) -> Vec<Event> {
-        let mut events: Vec<Event> =
-            self.kept.values().flatten().filter(|event| event.sequence > sequence).cloned().collect();
-        events.sort_unstable_by_key(|event| event.sequence);
-        events
+        sorted(self.kept.values().flatten().filter(|event| event.sequence > sequence))
     }
+
+    /// The last `count` of a VM and the last `count` of the host, which is every VM's concern, oldest first.
+    pub fn about(&self, vm: &str, count: usize) -> Vec<Event> {
+        let of = |key: Option<&str>| {
+            let kept = self.kept.get(&key.map(str::to_owned));
+            kept.into_iter().flat_map(move |kept| kept.iter().skip(kept.len().saturating_sub(count)))
+        };
+        sorted(of(Some(vm)).chain(of(None)))
+    }
+}
+
+fn sorted<'a>(events: impl Iterator<Item = &'a Event>) -> Vec<Event> {
+    let mut events: Vec<Event> = events.cloned().collect();
+    events.sort_unstable_by_key(|event| event.sequence);
+    events
 }
 
 #[cfg(test)]
@@ -152,5 +164,24 @@ mod tests {
         assert_eq!(kept.len(), 1 + EVENTS_KEPT);
         assert_eq!((kept[0].sequence, kept[1].sequence), (1, 12));
         assert_eq!(events.after(12).len(), EVENTS_KEPT - 1);
+    }
+
+    #[test]
+    fn what_is_about_a_vm_is_its_own_and_the_hosts_and_no_other_vms() {
+        let mut events = Events::default();
+        for (vm, message) in [
+            (None, "host 1"),
+            (Some("a"), "a 1"),
+            (Some("b"), "b 1"),
+            (None, "host 2"),
+            (Some("a"), "a 2"),
+            (Some("a"), "a 3"),
+        ] {
+            events.push(0, vm, message.to_owned());
+        }
+        let about = |vm, count| events.about(vm, count).into_iter().map(|event| event.message).collect::<Vec<_>>();
+        assert_eq!(about("a", 2), ["host 1", "host 2", "a 2", "a 3"]);
+        assert_eq!(about("b", 1), ["b 1", "host 2"]);
+        assert_eq!(about("a", 0), [""; 0]);
     }
 }

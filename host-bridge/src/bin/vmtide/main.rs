@@ -40,11 +40,11 @@ enum Command {
     Status,
     /// All VMs, a line each.
     List,
-    /// Why a VM has what it has, and the last decisions about it.
+    /// Why a VM has what it has, and what was lately decided about it and happened to it, in it and on its host.
     Explain {
         /// Its name.
         vm: String,
-        /// How many decisions.
+        /// How many decisions, events of the VM and events of the host.
         #[arg(long, value_name = "COUNT", default_value_t = 5)]
         last: usize,
     },
@@ -141,9 +141,10 @@ async fn run(cli: &Cli) -> Result<(), Failure> {
             print(&mut out, cli.json, &vms, || show::list(&vms))
         }
         Command::Explain { vm, last } => {
-            let (vm, decisions) = (client.vm(vm).await?, client.decisions(Some(vm), *last).await?);
-            let json = serde_json::json!({ "vm": &vm, "decisions": &decisions });
-            print(&mut out, cli.json, &json, || show::explain(&vm, &decisions))
+            let (decisions, events) = (client.decisions(Some(vm), *last).await?, client.events_about(vm, *last).await?);
+            let vm = client.vm(vm).await?;
+            let json = serde_json::json!({ "vm": &vm, "decisions": &decisions, "events": &events });
+            print(&mut out, cli.json, &json, || show::explain(&vm, &decisions, &events))
         }
         Command::Set { vm, changes } => {
             let changes: BTreeMap<Key, u64> = changes.iter().copied().collect();

@@ -84,7 +84,7 @@ pub(crate) fn list(vms: &[Vm]) -> String {
     text
 }
 
-pub(crate) fn explain(vm: &Vm, decisions: &[Decision]) -> String {
+pub(crate) fn explain(vm: &Vm, decisions: &[Decision], events: &[Event]) -> String {
     let mut text = format!(
         "{} is {}, has {} (asked for: {}), limits {}.\n{}\n{}\n",
         vm.name,
@@ -98,9 +98,15 @@ pub(crate) fn explain(vm: &Vm, decisions: &[Decision]) -> String {
     if decisions.is_empty() {
         text.push_str("\nNo decision about it so far.\n");
     }
-    for decision in decisions {
-        let _ = write!(text, "\n{}  #{}\n  {}\n", time(decision.at_unix_ms), decision.id, sentence(decision));
-    }
+    let decided = decisions.iter().map(|decision| {
+        let told = format!("\n{}  #{}\n  {}\n", time(decision.at_unix_ms), decision.id, sentence(decision));
+        (decision.at_unix_ms, told)
+    });
+    let happened = events.iter().map(|happened| (happened.at_unix_ms, format!("\n{}", event(happened))));
+    // An event before a decision of the same millisecond: it may be what the decision came of.
+    let mut story: Vec<(u64, String)> = happened.chain(decided).collect();
+    story.sort_by_key(|(at_unix_ms, _)| *at_unix_ms);
+    text.extend(story.into_iter().map(|(_, told)| told));
     text
 }
 

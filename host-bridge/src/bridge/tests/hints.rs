@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::plan::HostLoad;
+use vmtide_protocol::agent::EventKind;
 use vmtide_protocol::bridge::Host;
 
 impl Bridge {
@@ -73,4 +74,18 @@ fn a_paused_bridge_tells_the_guests_all_the_same() {
     let mut bridge = Bridge::settled(2048, 300, 300);
     bridge.pause(None, true).unwrap();
     assert_eq!(bridge.reads(0, 30, CPU_STALLS).len(), 1);
+}
+
+#[test]
+fn what_was_tuned_in_a_guest_is_its_own_story_beside_the_hosts() {
+    let mut bridge = Bridge::settled(2048, 300, 300);
+    bridge.reads(0, 30, CPU_STALLS);
+    let tuned = |message: &str| GuestEvent::Happened { event: EventKind::Tuning, message: message.to_owned() };
+    bridge.on_guest(A, &tuned("set guest_halt_poll_ns=0"));
+    bridge.on_guest(B, &tuned("set ksm=0"));
+    let about: Vec<String> = bridge.events_about("a", 2).unwrap().into_iter().map(|event| event.message).collect();
+    let place = |part: &str| about.iter().position(|message| message.contains(part));
+    assert!(place("CPU: short") < place("tuning in its guest: set guest_halt_poll_ns=0"), "{about:?}");
+    assert!(place("CPU: short").is_some() && place("ksm").is_none(), "{about:?}");
+    assert!(bridge.events_about("c", 2).unwrap_err().not_found);
 }
