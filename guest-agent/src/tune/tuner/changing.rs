@@ -75,11 +75,17 @@ impl Tuner {
         undone
     }
 
+    /// Puts files back whose reason to be set is over.
     pub(super) fn restore_files(&mut self, paths: &[String], now_ms: u64) {
         let owned: Vec<_> = self.ledger().owned.iter().filter(|owned| paths.contains(&owned.path)).cloned().collect();
         let Some(hand) = &mut self.hand else { return };
         let undone: Vec<_> = owned.iter().rev().map(|owned| hand.restore(owned, now_ms)).collect();
         self.report(&undone);
+        let back = undone.iter().filter(|file| file.outcome == Some(Outcome::Restored));
+        let back: Vec<_> = back.map(|file| file.knob.as_str()).collect();
+        if !back.is_empty() {
+            self.events.push(format!("put back {}", back.join(", ")));
+        }
     }
 
     fn report(&mut self, undone: &[Undone]) {

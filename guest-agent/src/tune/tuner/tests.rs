@@ -177,7 +177,10 @@ fn follows_the_host_at_once_and_back() {
     guest.after_ms(10);
     assert_eq!((guest.holds(HALTPOLL).as_str(), guest.holds("sys/block/vda/queue/nr_requests").as_str()), ("0", "128"));
     guest.hear(Host { memory_short: true, ..Host::default() });
-    guest.after_ms(10);
+    let events = guest.after_ms(10);
+    for told in ["put back guest_halt_poll_ns", "put back nr_requests", "set swappiness=180"] {
+        assert!(events.iter().any(|event| event.starts_with(told)), "{told:?} is not in {events:?}");
+    }
     assert_eq!((guest.holds(HALTPOLL).as_str(), guest.holds(SWAPPINESS).as_str()), ("200000", "180"));
     assert!(!guest.tuner().hear(Host { memory_short: true, ..Host::default() }), "nothing new");
 }
