@@ -162,7 +162,14 @@ proptest! {
             if plan.state == HostState::Emergency && matches!(vms[index].demand, Demand::Unknown { .. }) {
                 continue; // just booted on a full host: gives first
             }
-            let due = own_share(budget, &vms, index).min(u128::from(verdict.wanted_bytes));
+            // Needs come before headroom, everybody's: what it needs is sacred, up to its own share.
+            let need = match vms[index].demand {
+                Demand::Fresh(demand) => demand.need_bytes,
+                Demand::Stale { floor_bytes, .. } => floor_bytes.min(vms[index].target_bytes),
+                Demand::Unknown { .. } => vms[index].target_bytes,
+            };
+            let need = need.max(bounds(&vms[index]).0);
+            let due = own_share(budget, &vms, index).min(u128::from(verdict.wanted_bytes.min(need)));
             // Levels are rounded down: some bytes at most.
             prop_assert!(
                 minimums > u128::from(limit) || u128::from(verdict.entitled_bytes) + 4096 >= due,

@@ -84,7 +84,7 @@ fn stale(vm: &VmView, floor: u64, shown: Option<u64>, policy: &Policy) -> Want {
     let blank = blank(vm);
     let kept = floor.min(vm.target_bytes).clamp(blank.minimum, blank.maximum);
     Want {
-        need: shown.map_or(kept, |shown| shown.min(blank.maximum)),
+        need: shown.map_or(kept, |shown| shown.min(blank.maximum).max(kept)),
         floor: kept,
         kept,
         ..shown_growth(vm, shown, policy)

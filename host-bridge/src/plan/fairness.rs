@@ -7,9 +7,10 @@
 //! bytes; then there is one level λ (cost per share) such that each VM has as many bytes as cost λ·S, held to its
 //! bounds, and the sum fits. Water poured into tanks as wide as their shares, narrower where the bytes are idle.
 //!
-//! Idle means here: beyond the need, that is, headroom. What a VM has beyond need and headroom it does not claim.
-//! The tax does not reach into a VM's *own share*, what it would have if everybody wanted everything: for any
-//! report of another VM it keeps the less of its claim and its own share, headroom included.
+//! Needs come before headroom: what one VM stalls without is worth more than what another may grow into. So needs are
+//! poured first, and what is left of the budget goes to headroom, idle bytes, by the same levels.
+//! No VM's need reaches into another's *own share*, what it would have if everybody wanted everything: for any
+//! report of another VM it keeps the less of its need and its own share.
 
 use super::demand::Want;
 use super::policy::narrow;
@@ -72,14 +73,30 @@ pub(super) fn entitlements(budget_bytes: u64, wants: &[Want], prices: Prices) ->
     if claims <= u128::from(budget_bytes) {
         return wants.iter().map(|want| want.claim).collect();
     }
+    let needs = wants.iter().map(|want| want.need.min(want.claim).max(want.kept));
+    if needs.clone().map(u128::from).sum::<u128>() <= u128::from(budget_bytes) {
+        let tank = |(want, need): (&Want, u64)| Tank {
+            shares: want.shares,
+            low: need,
+            need: want.need,
+            high: want.claim.max(need),
+        };
+        return fill(budget_bytes, wants.iter().zip(needs).map(tank), prices);
+    }
     let own_shares = own_shares(budget_bytes, wants, |want| want.kept, prices);
-    let tank = |(want, own_share): (&Want, u64)| {
-        let low = want.claim.min(own_share).max(want.kept);
-        Tank { shares: want.shares, low, need: want.need, high: want.claim.max(want.kept) }
+    let tank = |((want, need), own_share): ((&Want, u64), &u64)| Tank {
+        shares: want.shares,
+        low: need.min(*own_share).max(want.kept),
+        need: want.need,
+        high: need,
     };
-    let tanks: Vec<Tank> = wants.iter().zip(own_shares).map(tank).collect();
-    let level = water_level(budget_bytes, tanks.iter().copied(), prices);
-    tanks.iter().map(|tank| tank.at(level, prices)).collect()
+    fill(budget_bytes, wants.iter().zip(needs).zip(&own_shares).map(tank), prices)
+}
+
+/// What each tank holds when `budget_bytes` are poured.
+fn fill(budget_bytes: u64, tanks: impl ExactSizeIterator<Item = Tank> + Clone, prices: Prices) -> Vec<u64> {
+    let level = water_level(budget_bytes, tanks.clone(), prices);
+    tanks.map(|tank| tank.at(level, prices)).collect()
 }
 
 /// Where claims do not fit: what a guest keeps because it said so once and fell silent, or never spoke, is worth no more
@@ -126,8 +143,7 @@ pub(super) fn give_way(
 /// What each would have if everybody wanted everything and nobody went below `low`.
 fn own_shares(budget_bytes: u64, wants: &[Want], low: impl Fn(&Want) -> u64, prices: Prices) -> Vec<u64> {
     let everything = |want: &Want| Tank { shares: want.shares, low: low(want), need: u64::MAX, high: u64::MAX };
-    let level = water_level(budget_bytes, wants.iter().map(everything), prices);
-    wants.iter().map(|want| everything(want).at(level, prices)).collect()
+    fill(budget_bytes, wants.iter().map(everything), prices)
 }
 
 /// `bytes` for those who ask for `(shares, ask)`: all of it if the asks fit, else by shares, nobody more than it asked.
@@ -136,9 +152,7 @@ pub(super) fn split(bytes: u64, asks: &[(u64, u64)]) -> Vec<u64> {
         return asks.iter().map(|(_, ask)| *ask).collect();
     }
     let prices = Prices::with_tax(0);
-    let tank = |&(shares, ask): &(u64, u64)| Tank { shares, low: 0, need: ask, high: ask };
-    let level = water_level(bytes, asks.iter().map(tank), prices);
-    asks.iter().map(|ask| tank(ask).at(level, prices)).collect()
+    fill(bytes, asks.iter().map(|&(shares, ask)| Tank { shares, low: 0, need: ask, high: ask }), prices)
 }
 
 /// The highest level, in cost per share with [`FRACTION`] binary digits, at which the tanks hold no more than
@@ -234,9 +248,9 @@ mod tests {
     }
 
     #[test]
-    fn what_one_does_not_want_goes_to_the_others_by_shares() {
+    fn what_one_does_not_need_goes_to_the_others_by_shares() {
         let wants = [want(1000, 0, 1000), want(1000, 0, 9000), want(2000, 0, 9000)];
-        assert_eq!(mib(8000, &wants, 75), [1100, 2300, 4600]);
+        assert_eq!(mib(8000, &wants, 75), [1000, 2333, 4667]);
     }
 
     #[test]
@@ -246,16 +260,16 @@ mod tests {
     }
 
     #[test]
-    fn idle_bytes_beyond_the_own_share_are_taxed() {
-        // Own shares are 1000 each. The first leaves 450, the second wants 1320 with 120 of headroom, the third all.
-        let wants = [want(1000, 0, 500), want(1000, 0, 1200), want(1000, 0, 9000)];
-        assert_eq!(mib(3000, &wants, 0), [550, 1225, 1225]);
-        assert_eq!(mib(3000, &wants, 75), [550, 1210, 1240], "with 4 active bytes to 1 idle byte");
+    fn needs_come_before_anybodys_headroom() {
+        // 900 and 1050 fit into 2000; the 50 that are left go to headroom, first to who has less in all.
+        assert_eq!(mib(2000, &[want(1000, 0, 900), want(1000, 0, 1050)], 75), [944, 1056]);
+        assert_eq!(mib(2000, &[want(1000, 0, 900), want(1000, 0, 9000)], 75), [900, 1100]);
     }
 
     #[test]
-    fn the_tax_does_not_reach_into_the_own_share() {
-        assert_eq!(mib(2000, &[want(1000, 0, 900), want(1000, 0, 9000)], 75), [990, 1010]);
+    fn no_need_of_another_reaches_into_the_own_share() {
+        assert_eq!(mib(2000, &[want(1000, 0, 1200), want(1000, 0, 9000)], 75), [1000, 1000]);
+        assert_eq!(mib(3000, &[want(1000, 0, 1500), want(2000, 0, 9000)], 75), [1000, 2000]);
     }
 
     #[test]
