@@ -1,4 +1,4 @@
-//! A guest to be tuned: short of memory, with zram as its swap, a slow disk and an agent.
+//! A guest to be tuned: short of memory, with a swap, a slow disk and an agent.
 
 use std::time::Duration;
 
@@ -19,6 +19,15 @@ const SOON: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub struct TunedGuest {
     vm: Vm,
+}
+
+/// Where a guest swaps to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Swap {
+    /// Compressed memory.
+    Zram,
+    /// Its slow disk.
+    Disk,
 }
 
 /// What the agent may do.
@@ -47,10 +56,13 @@ pub struct Knobs {
 
 impl TunedGuest {
     /// Boots it and takes away half of its memory.
-    pub(super) async fn boot(lab: &Lab, kernel: Kernel) -> Result<Self> {
+    pub(super) async fn boot(lab: &Lab, kernel: Kernel, swap: Swap) -> Result<Self> {
         let config = VmConfig::new("tuned", kernel).memory_mib(BOOTED_MIB).disk_mib(768).disk_iops(DISK_IOPS);
         let guest = Self { vm: lab.launch(config).await? };
-        guest.add_zram().await?;
+        match swap {
+            Swap::Zram => guest.add_zram().await?,
+            Swap::Disk => guest.vm.run("mkswap /dev/vda && swapon /dev/vda").await.map(drop)?,
+        }
         guest.shrink_to(LEFT_MIB).await?;
         Ok(guest)
     }

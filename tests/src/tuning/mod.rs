@@ -28,7 +28,7 @@ use anyhow::Result;
 use serde::Serialize;
 
 use crate::{Kernel, Lab};
-use guest::{Knobs, Mode, TunedGuest};
+use guest::{Knobs, Mode, Swap, TunedGuest};
 use state::State;
 use workload::{SWAPPING, WRITING, Work};
 
@@ -85,7 +85,7 @@ pub async fn measure(lab: &Lab, kernel: Kernel) -> Result<Tuning> {
     for found in &mut differences {
         for mode in [Mode::Off, Mode::Adaptive] {
             let is_second = !workloads[0].on.is_empty();
-            let guest = TunedGuest::boot(lab, kernel).await?;
+            let guest = TunedGuest::boot(lab, kernel, Swap::Zram).await?;
             let before = State::read(guest.vm()).await?;
             let agent = guest.start_agent(mode).await?;
             for (workload, compared) in [SWAPPING, WRITING].iter().zip(&mut workloads) {

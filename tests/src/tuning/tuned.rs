@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use super::{
     geometric_mean,
-    guest::{Mode, TunedGuest},
+    guest::{Mode, Swap, TunedGuest},
     ratio,
     state::State,
     workload::{SWAPPING, Work},
@@ -36,7 +36,7 @@ pub struct AgainstTuned {
 /// # Errors
 /// When the VM, its workload or the agent does not come up, or vmtide does not put back what it changed.
 pub async fn measure(lab: &Lab, kernel: Kernel) -> Result<AgainstTuned> {
-    let guest = TunedGuest::boot(lab, kernel).await?;
+    let guest = TunedGuest::boot(lab, kernel, Swap::Zram).await?;
     let stock = State::read(guest.vm()).await?;
     let (mut tuned, mut vmtide) = (Vec::new(), Vec::new());
     for _ in 0..TURNS {
