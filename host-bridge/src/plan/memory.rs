@@ -29,7 +29,7 @@ pub fn plan(now_ms: Millis, host: &HostView, vms: &[VmView], policy: &Policy) ->
 
     let minimums = sum(&wants, |want| want.minimum);
     let is_emergency = books.host_in_trouble || books.committed > books.limit || minimums > books.available;
-    let pool = permille(books.limit, policy.spike_pool_permille).min(books.available.saturating_sub(minimums));
+    let pool = spike_pool(now_ms, &ready, books.limit, policy).min(books.available.saturating_sub(minimums));
     let budget = (books.available - pool).min(books.fit);
     if is_emergency {
         let is_known: Vec<bool> = ready.iter().map(|vm| !matches!(vm.demand, Demand::Unknown { .. })).collect();
@@ -60,6 +60,18 @@ pub fn plan(now_ms: Millis, host: &HostView, vms: &[VmView], policy: &Policy) ->
         spike_pool_bytes: kept_free,
         verdicts: verdicts(vms, &seats, &moment),
     }
+}
+
+/// What is kept free for urgent grants: as much as the largest burst of any VM in the last minutes, for bursts seldom fall
+/// together and donors refill the pool meanwhile. Where a VM's bursts are not known yet, the most.
+fn spike_pool(now_ms: Millis, ready: &[&VmView], limit: u64, policy: &Policy) -> u64 {
+    let most = permille(limit, policy.spike_pool_permille);
+    let least = permille(limit, policy.least_spike_pool_permille).min(most);
+    let burst = |vm: &&VmView| {
+        let history = &vm.history;
+        if history.knows_bursts(now_ms) { history.burst_bytes(now_ms) } else { most }
+    };
+    ready.iter().map(burst).max().unwrap_or(most).clamp(least, most)
 }
 
 /// Step 3, second half: what each urgent VM may draw from the pool beyond its entitlement. Its shares' part and no more:

@@ -11,8 +11,11 @@ pub struct Policy {
     pub headroom_permille: u32,
     /// The least headroom over any need, bytes.
     pub minimum_headroom_bytes: u64,
-    /// The pool kept free for urgent grants, thousandths of the limit.
+    /// The most that is kept free for urgent grants, thousandths of the limit: as long as nothing is known of the VMs, or
+    /// when one of them took as much at once in the last minutes.
     pub spike_pool_permille: u32,
+    /// The least that is kept free for urgent grants, thousandths of the limit.
+    pub least_spike_pool_permille: u32,
     /// How much idle bytes are taxed when memory is short, percent, at most 99 (Waldspurger 2002, §5.3).
     pub idle_tax_percent: u32,
     /// A need less than this below its peak of the last minute is noise, not a fall; thousandths of the peak.
@@ -63,6 +66,7 @@ impl Default for Policy {
             headroom_permille: 100,
             minimum_headroom_bytes: 64 * MIB,
             spike_pool_permille: 50,
+            least_spike_pool_permille: 10,
             idle_tax_percent: 75,
             need_noise_permille: 125,
             dead_band_permille: 10,

@@ -1,4 +1,5 @@
-//! What keeps the plan from chasing its own tail: the peak of the need, direction blocks, the stalled balloon.
+//! What keeps the plan from chasing its own tail: the peak of the need, direction blocks, the stalled balloon; and how
+//! much a VM came to need at once.
 //!
 //! Blocks and the stalled balloon follow the ChromeOS resource manager (vm_tools, balloon blockers): a move keeps
 //! the opposite direction shut for a while, and a guest that cannot fill its balloon gets some of it back.
@@ -12,8 +13,13 @@ pub const NEED_WINDOW_MS: Millis = 60_000;
 /// Over how long the speed of an inflating balloon is taken, at least.
 pub const STALL_WINDOW_MS: Millis = 5_000;
 
+/// How far back bursts are remembered, at least; up to a sixth more.
+pub const BURST_WINDOW_MS: Millis = 300_000;
+
+/// What a need rises by within this time is a burst: too fast to wait for donors.
+const BURST_MS: Millis = 10_000;
+
 const SLOTS: usize = 6;
-const SLOT_MS: Millis = NEED_WINDOW_MS / SLOTS as Millis;
 
 /// What was done to a VM before, as far as it matters for what may be done next.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,7 +28,10 @@ pub struct History {
     shrunk_ms: Option<Millis>,
     stalled_ms: Option<Millis>,
     inflation: Option<Inflation>,
-    needs: Needs,
+    needs: Peaks<NEED_WINDOW_MS>,
+    bursts: Peaks<BURST_WINDOW_MS>,
+    /// Since when the need rises, and from where.
+    rises_from: Option<(Millis, u64)>,
     /// Since when needs have come without a gap.
     needs_since_ms: Option<Millis>,
     /// The need that calm decisions rest on, bytes.
@@ -40,13 +49,42 @@ struct Inflation {
     bytes_per_s: Option<u64>,
 }
 
-/// The highest need in each of the last slots.
+/// The highest value in each of the last slots of a window.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-struct Needs {
-    /// The slot of the newest need, counted from the clock's start.
+struct Peaks<const WINDOW_MS: Millis> {
+    /// The slot of the newest value, counted from the clock's start.
     slot: u64,
-    /// The highest need of a slot, at the slot's number modulo their count.
+    /// The highest value of a slot, at the slot's number modulo their count.
     highest: [u64; SLOTS],
+}
+
+impl<const WINDOW_MS: Millis> Peaks<WINDOW_MS> {
+    const SLOT_MS: Millis = WINDOW_MS / SLOTS as Millis;
+
+    fn add(&mut self, now_ms: Millis, value: u64) {
+        let slot = now_ms / Self::SLOT_MS;
+        for (index, highest) in self.highest.iter_mut().enumerate() {
+            if !is_recent(index, self.slot, slot) {
+                *highest = 0;
+            }
+            if slot % SLOTS as u64 == index as u64 {
+                *highest = value.max(*highest);
+            }
+        }
+        self.slot = slot;
+    }
+
+    /// The highest of the window; 0 when there was none.
+    fn peak(&self, now_ms: Millis) -> u64 {
+        let now = now_ms / Self::SLOT_MS;
+        let recent = |(index, highest): (usize, &u64)| is_recent(index, self.slot, now).then_some(*highest);
+        self.highest.iter().enumerate().filter_map(recent).max().unwrap_or(0)
+    }
+
+    /// Whether a value at `now_ms` comes without a gap of a whole window.
+    fn goes_on(&self, now_ms: Millis) -> bool {
+        (now_ms / Self::SLOT_MS).saturating_sub(self.slot) < SLOTS as u64
+    }
 }
 
 impl History {
@@ -62,6 +100,17 @@ impl History {
             self.inflation = None;
         }
         self
+    }
+
+    /// The most that its need rose by at once in the last minutes; bytes. Of needs and not of grants: what is granted depends
+    /// on the pool that this decides about.
+    pub(super) fn burst_bytes(&self, now_ms: Millis) -> u64 {
+        self.bursts.peak(now_ms)
+    }
+
+    /// Whether its bursts of the last minutes are known.
+    pub(super) fn knows_bursts(&self, now_ms: Millis) -> bool {
+        self.needs_since_ms.is_some_and(|since| now_ms.saturating_sub(since) >= BURST_WINDOW_MS)
     }
 
     /// The history after the hypervisor was seen to hold `allocation_bytes` with `target_bytes` asked for.
@@ -86,18 +135,14 @@ impl History {
     #[must_use]
     pub fn after_demand(mut self, now_ms: Millis, need_bytes: u64) -> Self {
         self.settled_bytes = self.settled_need_bytes(now_ms, need_bytes);
-        let slot = now_ms / SLOT_MS;
-        let goes_on = slot.saturating_sub(self.needs.slot) < SLOTS as u64;
+        let goes_on = self.needs.goes_on(now_ms);
         self.needs_since_ms = self.needs_since_ms.filter(|_| goes_on).or(Some(now_ms));
-        for (index, highest) in self.needs.highest.iter_mut().enumerate() {
-            if !is_recent(index, self.needs.slot, slot) {
-                *highest = 0;
-            }
-            if slot % SLOTS as u64 == index as u64 {
-                *highest = need_bytes.max(*highest);
-            }
-        }
-        self.needs.slot = slot;
+        self.needs.add(now_ms, need_bytes);
+        let rises =
+            |(since_ms, from): &(Millis, u64)| need_bytes >= *from && now_ms.saturating_sub(*since_ms) < BURST_MS;
+        let rise = self.rises_from.filter(rises).unwrap_or((now_ms, need_bytes));
+        self.rises_from = Some(rise);
+        self.bursts.add(now_ms, need_bytes - rise.1);
         self
     }
 
@@ -105,9 +150,7 @@ impl History {
     /// minute. It rises at once and falls only by more than a thirty-second, so that it stands still while the need
     /// wavers: otherwise the peaks of one VM's noise would move everybody's entitlement.
     pub fn settled_need_bytes(&self, now_ms: Millis, need_bytes: u64) -> u64 {
-        let now = now_ms / SLOT_MS;
-        let recent = |(index, highest): (usize, &u64)| is_recent(index, self.needs.slot, now).then_some(*highest);
-        let peak = self.needs.highest.iter().enumerate().filter_map(recent).fold(need_bytes, u64::max);
+        let peak = self.needs.peak(now_ms).max(need_bytes);
         let wavers = peak >= self.settled_bytes - self.settled_bytes / 32;
         if wavers { peak.max(self.settled_bytes) } else { peak }
     }
@@ -197,6 +240,21 @@ mod tests {
         history = history.after_observation(10_000, 740 * MIB, 400 * MIB);
         assert_eq!(speed(history), Some(2 * MIB), "a lower target does not start over");
         assert_eq!(history.after_observation(11_000, 400 * MIB, 400 * MIB).inflation, None);
+    }
+
+    #[test]
+    fn a_burst_is_what_a_need_rises_by_at_once_and_forgotten_after_some_minutes() {
+        let needs = |needs: &[(u64, u64)]| {
+            needs.iter().fold(History::default(), |history, (second, need)| history.after_demand(second * 1000, *need))
+        };
+        let history = needs(&[(0, 500), (2, 100), (4, 150), (7, 180), (8, 170), (30, 175), (60, 180)]);
+        assert_eq!(history.burst_bytes(60_000), 80);
+        assert_eq!((history.burst_bytes(290_000), history.burst_bytes(360_000)), (80, 0));
+        assert_eq!(needs(&[(0, 100), (9, 150), (18, 200), (27, 250)]).burst_bytes(27_000), 50, "a slow rise is none");
+        let known = needs(&[(0, 1), (50, 1), (100, 1)]);
+        assert!(
+            !known.knows_bursts(299_000) && known.knows_bursts(300_000) && !History::default().knows_bursts(300_000)
+        );
     }
 
     #[test]
