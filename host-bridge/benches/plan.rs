@@ -2,7 +2,7 @@
 
 use divan::{Bencher, black_box};
 use vmtide_bridge::plan::{
-    Demand, History, HostView, Limits, MIB, MemoryDemand, Policy, Reach, Urgency, VmView, memory,
+    Demand, History, HostView, Limits, MIB, MemoryDemand, Policy, Reach, Shown, Urgency, VmView, memory,
 };
 
 const NOW_MS: u64 = 600_000;
@@ -66,6 +66,7 @@ fn vm(index: u64) -> VmView {
         reach: if index % 50 == 49 { Reach::Unreachable } else { Reach::Ready },
         demand,
         history: History::default().after_demand(NOW_MS - 30_000, need_bytes / 4 * 5).after_demand(NOW_MS, need_bytes),
+        shown: Shown::default(),
     }
 }
 

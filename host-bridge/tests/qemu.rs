@@ -156,7 +156,8 @@ async fn reads_what_the_vm_has_in_spite_of_unknown_events() {
             allocation_bytes: 512 * MIB,
             running: true,
             has_balloon: true,
-            shown_use_bytes: None
+            shown_use_bytes: None,
+            shown_free_bytes: None
         }
     );
 }

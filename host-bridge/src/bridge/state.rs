@@ -7,7 +7,7 @@ use crate::guests::{GuestEvent, Views};
 use crate::hypervisor::driver::{PAGE_BYTES, Sighting};
 use crate::hypervisor::{Error, MachineState};
 use crate::plan::{
-    Demand, History, HostState, HostView, MIB, Millis, Policy, Shortage, Step, Urgency, Verdict, memory,
+    Demand, History, HostState, HostView, MIB, Millis, Planning, Policy, Shortage, Step, Urgency, Verdict,
 };
 use crate::record::{Decision, Events, Outcome};
 use std::collections::HashMap;
@@ -60,6 +60,7 @@ pub struct Now {
 pub struct Bridge {
     pub(super) now: Now,
     pub(super) host: HostView,
+    planning: Planning,
     pub(super) policy: Policy,
     pub(super) paused: bool,
     pub(super) vms: Vec<Vm>,
@@ -84,6 +85,7 @@ impl Bridge {
         Self {
             now: Now::default(),
             host,
+            planning: config.planner.start(),
             policy: config.policy.clone(),
             paused: false,
             numbers: config.vms.iter().enumerate().map(|(number, vm)| (vm.name.clone(), number)).collect(),
@@ -307,9 +309,11 @@ impl Bridge {
             return;
         }
         let now_ms = self.now.ms;
-        let view = |(number, vm): (usize, &Vm)| Some((number, vm.view(self.demand(number))?));
+        let view = |(number, vm): (usize, &Vm)| {
+            Some((number, vm.view(self.demand(number), self.guests.committed_bytes(number))?))
+        };
         let (numbers, views): (Vec<usize>, Vec<_>) = self.vms.iter().enumerate().filter_map(view).unzip();
-        let plan = memory::plan(now_ms, &self.host, &views, &self.policy);
+        let plan = self.planning.plan(now_ms, &self.host, &views, &self.policy);
         if self.state != Some(plan.state) {
             let (state, committed) = (plan.state, Bytes(plan.committed_bytes));
             tracing::info!(?state, %committed, limit = %Bytes(plan.limit_bytes), "the host's memory");

@@ -7,7 +7,7 @@ use crate::config::{Address, Config, VmConfig};
 use crate::guests::{Demand, GuestEvent, Memory, MemorySignals, Tally};
 use crate::hypervisor::driver::Sighting;
 use crate::hypervisor::{Error, MachineState};
-use crate::plan::{self, HostView, Limits, MIB, MemoryDemand, Policy, Rule, Urgency};
+use crate::plan::{self, HostView, Limits, MIB, MemoryDemand, Planner, Policy, Rule, Urgency};
 use crate::record::Outcome;
 use vmtide_protocol::bridge::Intervals;
 use vmtide_protocol::demand::MemoryReason;
@@ -29,6 +29,7 @@ fn bridge(capacity_mib: u64) -> Bridge {
         reserve_bytes: Some(0),
         control_socket: "/c".into(),
         intervals: Intervals::default(),
+        planner: Planner::default(),
         policy: Policy::default(),
         vms: vec![vm("a", 3), vm("b", 4)],
     };
@@ -43,7 +44,14 @@ fn bridge(capacity_mib: u64) -> Bridge {
 
 fn state(allocation_mib: u64) -> MachineState {
     let allocation_bytes = allocation_mib * MIB;
-    MachineState { ram_bytes: RAM, allocation_bytes, running: true, has_balloon: true, shown_use_bytes: None }
+    MachineState {
+        ram_bytes: RAM,
+        allocation_bytes,
+        running: true,
+        has_balloon: true,
+        shown_use_bytes: None,
+        shown_free_bytes: None,
+    }
 }
 
 fn lost() -> Error {

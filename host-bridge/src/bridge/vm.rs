@@ -5,7 +5,7 @@ use crate::api::types::VmState;
 use crate::config::VmConfig;
 use crate::hypervisor::MachineState;
 use crate::hypervisor::driver::PAGE_BYTES;
-use crate::plan::{Demand, History, Limits, Millis, Reach, Verdict, VmView};
+use crate::plan::{Demand, History, Limits, Millis, Reach, Shown, Verdict, VmView};
 use crate::record::Decisions;
 use vmtide_protocol::bridge::Allocation;
 
@@ -91,8 +91,15 @@ impl Vm {
         }
     }
 
-    /// What the planner sees of it, with what its guest wants; `None` where there is no VM.
-    pub(super) fn view(&self, demand: Demand) -> Option<VmView> {
+    fn shown_free_bytes(&self) -> Option<u64> {
+        match self.hypervisor {
+            Hypervisor::Attached(state) => state.shown_free_bytes,
+            _ => None,
+        }
+    }
+
+    /// What the planner sees of it, with what its guest wants and what it has committed; `None` where there is no VM.
+    pub(super) fn view(&self, demand: Demand, committed_bytes: Option<u64>) -> Option<VmView> {
         let reach = match &self.hypervisor {
             Hypervisor::Starting | Hypervisor::Absent { .. } => return None,
             Hypervisor::Unreachable { .. } => Reach::Unreachable,
@@ -112,6 +119,7 @@ impl Vm {
             reach,
             demand,
             history: self.history,
+            shown: Shown { free_bytes: self.shown_free_bytes(), committed_bytes },
         })
     }
 

@@ -1,10 +1,10 @@
 //! The files as they are written, and their way to a checked [`Config`].
 
-use super::policy::{self, overlay};
+use super::policy::{self, overlay, take_planner};
 use super::{
     Address, Bytes, Config, DEFAULT_CONTROL_SOCKET, DEFAULT_SHARES, Error, MAXIMUM_BYTES, MAXIMUM_SHARES, VmConfig,
 };
-use crate::plan::{Limits, MIB, Policy};
+use crate::plan::{Limits, MIB, Planner, Policy};
 use serde::Deserialize;
 use std::collections::HashMap;
 use std::io::ErrorKind;
@@ -62,6 +62,7 @@ pub(super) fn load(path: &Path) -> Result<Config, Error> {
         reserve_bytes: None,
         control_socket: DEFAULT_CONTROL_SOCKET.into(),
         intervals: Intervals::default(),
+        planner: Planner::default(),
         policy: Policy::default(),
         vms: Vec::new(),
     };
@@ -125,7 +126,10 @@ fn apply(config: &mut Config, file: File, path: &Path, taken: &mut Taken) -> Res
             *slot = ms;
         }
     }
-    config.policy = overlay(&config.policy, file.policy).map_err(|(key, message)| wrong(&key, message))?;
+    let mut section = file.policy;
+    let planner = take_planner(&mut section).map_err(|(key, message)| wrong(&key, message))?;
+    config.planner = planner.unwrap_or(config.planner);
+    config.policy = overlay(&config.policy, section).map_err(|(key, message)| wrong(&key, message))?;
     for vm in file.vm {
         let vm = check_vm(vm, path)?;
         claim(&vm, path, taken)?;
@@ -305,6 +309,8 @@ mod tests {
             (format!("[[vm]]\n{}", VM.replace("128MiB", "12 apples")), &["line 3", "12 apples", "allowed is a number"]),
             ("[host]\ncapacity='1GiB'\nreserve='1GiB'\n".into(), &["host.reserve", "leaves nothing"]),
             ("[policy]\nidle_tax_percent = 100\n".into(), &["policy.idle_tax_percent", "0 to 99 percent"]),
+            ("[policy]\nplanner = 'mom'\n".into(), &["bridge.toml: policy.planner: \"mom\" is no", "mom-rules"]),
+            ("[policy]\nplanner = 1\n".into(), &["policy.planner: 1 is no planner's name"]),
             ("[intervals]\nbusy_ms = 5\n".into(), &["intervals.busy_ms", "allowed is 100"]),
             ("[host\n".into(), &["bridge.toml", "line 1"]),
         ] {
@@ -325,13 +331,13 @@ mod tests {
             ),
             (
                 "conf.d/site.toml",
-                "[host]\nreserve='512MiB'\n[intervals]\nquiet_ms = 60000\n[policy]\ndead_band_bytes = '2MiB'\n",
+                "[host]\nreserve='512MiB'\n[intervals]\nquiet_ms = 60000\n[policy]\nplanner = 'static'\ndead_band_bytes = '2MiB'\n",
             ),
         ])
         .unwrap();
         assert_eq!((config.reserve_bytes, config.intervals.quiet_ms), (Some(512 * MIB), 60_000));
         let policy = Policy { headroom_permille: 200, dead_band_bytes: 2 * MIB, ..Policy::default() };
-        assert_eq!(config.policy, policy);
+        assert_eq!((config.policy, config.planner), (policy, Planner::Static));
     }
 
     #[test]

@@ -11,7 +11,7 @@ pub(crate) use file::check_limits;
 
 pub use bytes::Bytes;
 
-use crate::plan::{Limits, Policy};
+use crate::plan::{Limits, Planner, Policy};
 use std::path::{Path, PathBuf};
 use vmtide_protocol::bridge::Intervals;
 
@@ -69,6 +69,8 @@ pub struct Config {
     pub control_socket: PathBuf,
     /// How often agents report.
     pub intervals: Intervals,
+    /// Who plans.
+    pub planner: Planner,
     /// The planner's numbers.
     pub policy: Policy,
     /// The VMs, in the order they were written.

@@ -1,10 +1,10 @@
-//! `[policy]`: the planner's numbers, key by key.
+//! `[policy]`: who plans, and the planner's numbers, key by key.
 //!
 //! The keys are those of [`Policy`]; what a value may be follows from the unit that ends its key. So a number that
 //! the planner gains can be set, and is checked, without a word here.
 
 use super::{Bytes, MAXIMUM_BYTES};
-use crate::plan::Policy;
+use crate::plan::{Planner, Policy, UnknownPlanner};
 use serde::Deserialize;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -14,6 +14,18 @@ const LONGEST_MS: u64 = 3_600_000;
 
 /// A `[policy]` as it is written.
 pub(super) type Section = BTreeMap<String, Value>;
+
+/// Takes `planner` out of `section`, which then has numbers only.
+///
+/// # Errors
+/// The key, with what was found and what is allowed.
+pub(super) fn take_planner(section: &mut Section) -> Result<Option<Planner>, (String, String)> {
+    let planner = |found: Value| match found.as_str() {
+        Some(name) => name.parse().map_err(|error: UnknownPlanner| error.to_string()),
+        None => Err(format!("{found} is no planner's name; allowed is a text such as \"{}\"", Planner::default())),
+    };
+    section.remove("planner").map(planner).transpose().map_err(|message| ("policy.planner".to_owned(), message))
+}
 
 /// `policy` with the keys of `section` in place of its own.
 ///
@@ -25,7 +37,7 @@ pub(super) fn overlay(policy: &Policy, section: Section) -> Result<Policy, (Stri
     let mut numbers: Section = serde_json::to_value(policy).and_then(Section::deserialize).map_err(not_numbers)?;
     for (key, found) in section {
         if !numbers.contains_key(&key) {
-            let known: Vec<&str> = numbers.keys().map(String::as_str).collect();
+            let known: Vec<&str> = numbers.keys().map(String::as_str).chain(["planner"]).collect();
             return Err(wrong(&key, format!("is unknown; allowed are {}", known.join(", "))));
         }
         let number = number(&key, &found).map_err(|message| wrong(&key, message))?;

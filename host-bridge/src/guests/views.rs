@@ -125,6 +125,13 @@ impl Views {
         }
     }
 
+    /// What a guest has committed, as far as its last report shows: anonymous memory and swap in use.
+    pub fn committed_bytes(&self, vm: VmIndex) -> Option<u64> {
+        let (_, demand) = self.views[vm].last.as_ref()?;
+        let signals = &demand.memory.as_ref()?.signals;
+        Some(signals.anon_bytes.saturating_add(signals.swap_used_bytes))
+    }
+
     /// What an operator sees at `now_ms`.
     pub fn summary(&self, vm: VmIndex, now_ms: Millis) -> GuestSummary {
         let view = &self.views[vm];

@@ -38,6 +38,8 @@ pub struct MachineState {
     /// In use as the balloon's statistics show it: allocation minus what the guest calls available. `None`
     /// without a recent and possible statistic.
     pub shown_use_bytes: Option<u64>,
+    /// What the guest calls free (MemFree), from the same statistic.
+    pub shown_free_bytes: Option<u64>,
 }
 
 /// What a hypervisor reports by itself.

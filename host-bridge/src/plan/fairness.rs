@@ -213,7 +213,7 @@ fn push_bends(bends: &mut Vec<(u128, i128)>, tank: &Tank, prices: Prices) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::{Demand, History, Limits, MIB, MemoryDemand, Policy, Reach, Urgency, VmView};
+    use crate::plan::{Demand, History, Limits, MIB, MemoryDemand, Policy, Reach, Shown, Urgency, VmView};
     use proptest::prelude::*;
 
     /// A VM that claims `need` and a tenth more, MiB.
@@ -227,6 +227,7 @@ mod tests {
             reach: Reach::Ready,
             demand: Demand::Fresh(demand),
             history: History::default(),
+            shown: Shown::default(),
         };
         let policy = Policy { minimum_headroom_bytes: 32 * MIB, ..Policy::default() };
         crate::plan::demand::resolve(0, &vm, &policy)

@@ -21,6 +21,9 @@
 //! Beside the plan, [`Shortage`] tells from the host's [`HostLoad`] whether its CPUs and disks keep up; the guests are
 //! told and tune themselves for it.
 //!
+//! [`Planner`] names who plans: vmtide by [`memory::plan`], or a peer's published rules, for comparison (`peers`).
+//! The promises above are vmtide's; a peer keeps those that it has.
+//!
 //! The bridge keeps each VM's [`History`] beside its view and feeds it three facts: a step that it sent
 //! ([`History::after_step`]), a reading of the hypervisor ([`History::after_observation`]), a fresh report
 //! ([`History::after_demand`]).
@@ -29,12 +32,15 @@ mod demand;
 mod fairness;
 mod grant;
 pub mod memory;
+mod peers;
+mod planner;
 mod policy;
 mod revoke;
 mod seat;
 mod shortage;
 pub mod stability;
 
+pub use planner::{Planner, Planning, UnknownPlanner};
 pub use policy::Policy;
 pub use shortage::{Hint, HostLoad, Shortage};
 pub use stability::History;
@@ -93,6 +99,18 @@ pub struct VmView {
     pub demand: Demand,
     /// What was done to it before.
     pub history: History,
+    /// What it shows besides its demand. Peers' rules go by it; vmtide's planner does not.
+    #[serde(default)]
+    pub shown: Shown,
+}
+
+/// What a peer's agent or driver would report of a guest, as far as it is known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shown {
+    /// MemFree, from the balloon's statistics.
+    pub free_bytes: Option<u64>,
+    /// What stands in for the guest's committed memory: AnonPages and swap in use, from its last report.
+    pub committed_bytes: Option<u64>,
 }
 
 impl VmView {
@@ -250,6 +268,8 @@ pub enum Rule {
     Fixed,
     /// An operator paused it.
     Paused,
+    /// The rules of the peer that plans ([`Planner`]) say so.
+    Peer,
 }
 
 /// What the planner says of one VM.

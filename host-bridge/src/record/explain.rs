@@ -82,5 +82,6 @@ fn why(rule: &Rule, wanted_bytes: u64, entitled_bytes: u64) -> String {
             "Its balloon cannot move (there is none, or the guest does not run): what it has counts.".to_owned()
         }
         Rule::Paused => "Paused by the operator: what it has counts, nothing is asked.".to_owned(),
+        Rule::Peer => "The rules of the peer that plans here say so.".to_owned(),
     }
 }

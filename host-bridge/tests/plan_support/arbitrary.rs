@@ -2,7 +2,9 @@
 
 use proptest::collection::vec;
 use proptest::prelude::*;
-use vmtide_bridge::plan::{Demand, History, HostView, Limits, MIB, MemoryDemand, Pace, Reach, Step, Urgency, VmView};
+use vmtide_bridge::plan::{
+    Demand, History, HostView, Limits, MIB, MemoryDemand, Pace, Reach, Shown, Step, Urgency, VmView,
+};
 
 /// The time of every random view.
 pub const NOW_MS: u64 = 600_000;
@@ -68,6 +70,7 @@ pub fn vm(demand: impl Strategy<Value = Demand>, reach: impl Strategy<Value = Re
             reach,
             demand,
             history,
+            shown: Shown::default(),
         }
     })
 }

@@ -5,7 +5,8 @@ pub mod arbitrary;
 pub mod sim;
 
 use vmtide_bridge::plan::{
-    Demand, Direction, History, HostView, Limits, MIB, MemoryDemand, Plan, Policy, Reach, Step, Urgency, VmView, memory,
+    Demand, Direction, History, HostView, Limits, MIB, MemoryDemand, Plan, Policy, Reach, Shown, Step, Urgency, VmView,
+    memory,
 };
 
 /// A host of `mib` for its VMs that says nothing of its own memory.
@@ -22,6 +23,7 @@ pub fn vm(has: u64, maximum: u64, demand: Demand) -> VmView {
         reach: Reach::Ready,
         demand,
         history: History::default(),
+        shown: Shown::default(),
     }
 }
 

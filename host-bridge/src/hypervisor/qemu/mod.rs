@@ -56,15 +56,22 @@ impl Machine for Qemu {
             Err(error) => return Err(error),
         };
 
-        let shown_use_bytes = match &self.balloon {
+        let shown = match &self.balloon {
             None => None,
             Some(path) => {
                 let property = json!({ "path": path, "property": "guest-stats" });
                 let shown = accept_refusal(self.qmp.execute("qom-get", property).await)?;
-                shown.and_then(|shown| self.statistics.use_bytes(&shown, allocation_bytes, Instant::now()))
+                shown.and_then(|shown| self.statistics.read(&shown, allocation_bytes, Instant::now()))
             }
         };
-        Ok(MachineState { ram_bytes, allocation_bytes, running, has_balloon, shown_use_bytes })
+        Ok(MachineState {
+            ram_bytes,
+            allocation_bytes,
+            running,
+            has_balloon,
+            shown_use_bytes: shown.map(|shown| shown.use_bytes),
+            shown_free_bytes: shown.and_then(|shown| shown.free_bytes),
+        })
     }
 
     async fn allocation_bytes(&mut self) -> Result<u64, Error> {
