@@ -1,9 +1,9 @@
-//! A small memory workload with phases; prints one JSON line each second. See [`vmtide_lab::load`].
+//! A small memory workload with phases; prints JSON lines. See [`vmtide_lab::load`].
 
 use std::{io, path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::Parser;
-use vmtide_lab::load::{self, Settings};
+use vmtide_lab::load::{self, Pace, Settings};
 
 /// Works on phases of anonymous memory, file memory and writes, and counts operations and stall.
 #[derive(Debug, Parser)]
@@ -21,6 +21,12 @@ struct Args {
     /// Pause after each operation, in milliseconds
     #[arg(long, default_value_t = 2)]
     think_ms: u64,
+    /// Operations a second instead of pauses; each touches one page
+    #[arg(long, conflicts_with = "think_ms", value_parser = clap::value_parser!(u32).range(1..))]
+    rate: Option<u32>,
+    /// How often to print a line, in milliseconds
+    #[arg(long, default_value_t = 1000)]
+    report_ms: u64,
     /// Growth of anonymous memory at the start of a phase, in MiB per second
     #[arg(long, default_value_t = 64)]
     fill_mib: u64,
@@ -39,8 +45,9 @@ fn main() -> ExitCode {
         phases,
         device: args.device,
         seed: args.seed,
-        think: Duration::from_millis(args.think_ms),
+        pace: args.rate.map_or(Pace::Think(Duration::from_millis(args.think_ms)), Pace::Rate),
         fill_bytes_per_s: args.fill_mib << 20,
+        report: Duration::from_millis(args.report_ms),
     };
     match load::run(&settings, &mut io::stdout().lock()) {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,12 +1,17 @@
 //! A small real workload (`vmtide-load`): phases of anonymous and file working sets.
 //!
-//! In: phases such as `idle:30s,anon=400M:40s,file=200M:30s`. Out: one JSON line ([`Progress`]) each second and a
-//! last one, with the operations done and the time the guest's tasks stalled on memory meanwhile.
+//! In: phases such as `idle:30s,anon=400M:40s,file=200M:30s`. Out: one JSON line ([`Progress`]) each second, or as often
+//! as asked, and a last one, with the operations done and the time the guest's tasks stalled on memory meanwhile. A phase
+//! ends when it would if none before it had been late.
 //!
 //! An operation touches [`TOUCHES`] random pages of the working set. Anonymous pages are written, so they hold
 //! real content; file pages are read from a block device through the page cache, so evicting them costs refaults. A phase
 //! that writes also puts [`WRITES`] whole pages at random places behind those, and flushes each [`FLUSH_OPS`] operations.
+//!
+//! With a rate an operation touches one page, and operations wait until the phase has its anonymous memory: a program
+//! that loads its data before it works.
 
+mod pace;
 mod phase;
 mod working_set;
 
@@ -21,11 +26,10 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::vm::vmstat_value;
+use pace::Pacer;
+pub use pace::{Pace, TOUCHES};
 pub use phase::{Phase, parse_phases};
 use working_set::WorkingSet;
-
-/// Random pages touched by one operation.
-pub const TOUCHES: usize = 32;
 
 /// Random pages written by one operation of a phase that writes.
 pub const WRITES: usize = 4;
@@ -63,13 +67,15 @@ pub struct Settings {
     pub device: PathBuf,
     /// Seed of the page choice.
     pub seed: u64,
-    /// Pause after each operation, so that several guests fit on a small machine.
-    pub think: Duration,
+    /// When operations are done.
+    pub pace: Pace,
     /// How fast anonymous memory grows at the start of a phase.
     pub fill_bytes_per_s: u64,
+    /// How often progress is reported.
+    pub report: Duration,
 }
 
-/// Runs all phases, writing a [`Progress`] line each second and at the end.
+/// Runs all phases, writing [`Progress`] lines and one at the end.
 ///
 /// # Errors
 /// When the device or `/proc` cannot be read, or nobody reads the lines.
@@ -99,35 +105,38 @@ pub fn run(settings: &Settings, out: &mut impl Write) -> io::Result<()> {
     let needs_device = writes || settings.phases.iter().any(|phase| phase.file_bytes > 0);
     let open = || fs::File::options().read(true).write(writes).open(&settings.device);
     let device = needs_device.then(open).transpose()?;
+    let mut ends = Duration::ZERO;
     for phase in &settings.phases {
         // Made anew for each phase: the last one's anonymous memory goes back to the guest here.
         let mut set = WorkingSet::new(phase, device.as_ref());
+        ends += phase.duration;
         let phase_started = Instant::now();
+        let mut pacer = Pacer::new(settings.pace);
         let mut next_report = Duration::ZERO;
-        while phase_started.elapsed() < phase.duration {
+        while started.elapsed() < ends {
             let elapsed = phase_started.elapsed();
             if elapsed >= next_report {
                 report(ops, &phase.text, set.anon_bytes(), false)?;
-                next_report += Duration::from_secs(1);
+                next_report = elapsed + settings.report;
             }
             if phase.is_idle() {
                 thread::sleep(Duration::from_millis(100));
                 continue;
             }
             set.grow_to(grown(elapsed, settings.fill_bytes_per_s), &mut random);
-            for _ in 0..TOUCHES {
-                set.touch(&mut random)?;
-            }
-            if let Some(device) = device.as_ref().filter(|_| phase.write_bytes > 0) {
-                for _ in 0..WRITES {
-                    set.write(&mut random)?;
+            let due = pacer.due(elapsed);
+            let due = if set.is_complete() || !pacer.fills_first() { due } else { 0 };
+            for _ in 0..due {
+                (0..pacer.touches()).try_for_each(|_| set.touch(&mut random))?;
+                if let Some(device) = device.as_ref().filter(|_| phase.write_bytes > 0) {
+                    (0..WRITES).try_for_each(|_| set.write(&mut random))?;
+                    if ops % FLUSH_OPS == 0 {
+                        device.sync_data()?;
+                    }
                 }
-                if ops % FLUSH_OPS == 0 {
-                    device.sync_data()?;
-                }
+                ops += 1;
             }
-            ops += 1;
-            thread::sleep(settings.think);
+            thread::sleep(pacer.pause(phase_started.elapsed()));
         }
     }
     report(ops, "", 0, true)
@@ -176,13 +185,38 @@ mod tests {
     }
 
     #[test]
+    fn a_workload_with_a_rate_fills_then_keeps_it_and_reports_as_often_as_asked() {
+        let settings = Settings {
+            phases: parse_phases("anon=1M:400ms,anon=64M:400ms").unwrap(),
+            device: "/dev/null".into(),
+            seed: 1,
+            pace: Pace::Rate(1000),
+            // The second phase never has what it wants.
+            fill_bytes_per_s: 64 << 20,
+            report: Duration::from_millis(50),
+        };
+        let mut out = Vec::new();
+        run(&settings, &mut out).unwrap();
+        let lines: Vec<Progress> =
+            String::from_utf8(out).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let first_of_second = lines.iter().find(|line| line.phase.starts_with("anon=64M")).unwrap();
+        let last = lines.last().unwrap();
+        assert!(lines.len() >= 8, "{} lines", lines.len());
+        // 400 less what filling 1 MiB takes and what a busy machine loses; never more.
+        assert!((200..=400).contains(&last.ops), "{last:?}");
+        assert_eq!(first_of_second.ops, last.ops, "no operation before the data is there");
+        assert!((800..1200).contains(&last.t_ms), "{last:?}");
+    }
+
+    #[test]
     fn a_workload_reports_its_operations_and_an_end() {
         let settings = Settings {
             phases: parse_phases("anon=1M:300ms").unwrap(),
             device: "/dev/null".into(),
             seed: 1,
-            think: Duration::from_millis(1),
+            pace: Pace::Think(Duration::from_millis(1)),
             fill_bytes_per_s: 64 << 20,
+            report: Duration::from_secs(1),
         };
         let mut out = Vec::new();
         run(&settings, &mut out).unwrap();

@@ -86,7 +86,7 @@ async fn missed_permille(guest: &TunedGuest) -> Result<u64> {
     let before = counts(guest).await?;
     tokio::time::sleep(WINDOW).await;
     let after = counts(guest).await?;
-    let touched = (after.0 - before.0) * TOUCHES as u64;
+    let touched = (after.0 - before.0) * TOUCHES;
     Ok((after.1 - before.1) * 1000 / touched.max(1))
 }
 
