@@ -6,7 +6,8 @@ use anyhow::{Context, Result};
 use clap::{Parser, Subcommand, ValueEnum};
 use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
-use vmtide_lab::{Kernel, Lab, demo, footprint, picture, suite, tuning};
+use vmtide_bridge::plan::Planner;
+use vmtide_lab::{Kernel, Lab, compare, demo, footprint, picture, suite, tuning};
 
 /// Boots real microVMs and lets vmtide work on them
 #[derive(Debug, Parser)]
@@ -42,6 +43,24 @@ enum Command {
         /// The SVG
         #[arg(long)]
         out: PathBuf,
+    },
+    /// Measure vmtide against the rules of others, and all against guests that have all their memory
+    Compare {
+        /// What the guests do
+        #[arg(long)]
+        scenario: compare::Name,
+        /// Who plans, in this order; a run without limits always comes first
+        #[arg(long, value_delimiter = ',', default_values_t = Planner::ALL)]
+        policies: Vec<Planner>,
+        /// Write the figures
+        #[arg(long)]
+        json: Option<PathBuf>,
+        /// Write the course of each run: allocations, needs, work, decisions
+        #[arg(long)]
+        timeline: Option<PathBuf>,
+        /// What the guests boot
+        #[arg(long, default_value = "6.12")]
+        kernel: Kernel,
     },
     /// Measure one thing
     Scenario {
@@ -93,6 +112,15 @@ fn dispatch(command: Command) -> Result<ExitCode> {
             let report =
                 serde_json::from_slice(&text).with_context(|| format!("{}: no demo report", report.display()))?;
             fs::write(&out, picture::draw(&report)?).with_context(|| format!("{}: cannot write", out.display()))?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Compare { scenario, policies, json, timeline, kernel } => {
+            let lab = Lab::ready()?;
+            let settings = compare::Settings { scenario, policies, kernel, with_timelines: timeline.is_some() };
+            let (report, timelines) = until_interrupted(compare::run(lab, &settings))?;
+            println!("{report}");
+            write_json(json, &report)?;
+            write_json(timeline, &timelines)?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Scenario { scenario, json, kernel } => {

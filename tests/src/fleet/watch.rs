@@ -24,7 +24,7 @@ pub struct Watch {
     task: JoinHandle<()>,
 }
 
-/// What was sampled so far. Peak, minima, maxima and violations count from the moment the VMs first fitted the
+/// What was sampled so far. Peak, minima, maxima, violations and moves count from the moment the VMs first fitted the
 /// budget: they boot with all their memory, which is more, and the bridge then shrinks them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Seen {
@@ -42,6 +42,8 @@ pub struct Seen {
     pub peak_bytes: u64,
     /// Time in which they had more than the budget.
     pub violation: Duration,
+    /// What was moved, into VMs and out of them.
+    pub moved_bytes: u64,
 }
 
 impl Watch {
@@ -89,6 +91,7 @@ impl Seen {
             max_bytes: vec![0; vms],
             peak_bytes: 0,
             violation: Duration::ZERO,
+            moved_bytes: 0,
         }
     }
 
@@ -98,6 +101,7 @@ impl Seen {
     }
 
     fn take(&mut self, now: Vec<u64>, since_last: Duration) {
+        let moved: u64 = self.now_bytes.iter().zip(&now).map(|(before, after)| before.abs_diff(*after)).sum();
         self.now_bytes = now;
         let committed = self.committed_bytes();
         if self.start_bytes.is_none() {
@@ -105,6 +109,8 @@ impl Seen {
                 return;
             }
             self.start_bytes = Some(self.now_bytes.clone());
+        } else {
+            self.moved_bytes += moved;
         }
         self.peak_bytes = self.peak_bytes.max(committed);
         if committed > self.budget_bytes {
@@ -135,7 +141,7 @@ mod tests {
         seen.take(vec![30, 71], INTERVAL);
         seen.take(vec![30, 50], INTERVAL);
         assert_eq!(seen.start_bytes, Some(vec![60, 40]));
-        assert_eq!((seen.peak_bytes, seen.violation), (101, INTERVAL));
+        assert_eq!((seen.peak_bytes, seen.violation, seen.moved_bytes), (101, INTERVAL, 61 + 21));
         assert_eq!((&*seen.min_bytes, &*seen.max_bytes), (&[30, 40][..], &[60, 71][..]));
     }
 }

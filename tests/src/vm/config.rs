@@ -16,6 +16,7 @@ pub struct VmConfig {
     pub(super) vcpus: u32,
     pub(super) deflate_on_oom: bool,
     pub(super) disk_bytes: Option<u64>,
+    pub(super) swap_bytes: Option<u64>,
     disk_iops: Option<u32>,
 }
 
@@ -29,6 +30,7 @@ impl VmConfig {
             vcpus: 1,
             deflate_on_oom: true,
             disk_bytes: None,
+            swap_bytes: None,
             disk_iops: None,
         }
     }
@@ -61,11 +63,24 @@ impl VmConfig {
         self
     }
 
-    /// Lets the disk do so many operations a second: the page cache behind it is faster than any disk.
+    /// Lets each disk do so many operations a second: the page cache behind it is faster than any disk.
     #[must_use]
     pub fn disk_iops(mut self, iops: u32) -> Self {
         self.disk_iops = Some(iops);
         self
+    }
+
+    /// Adds an empty disk to swap to: `/dev/vdb` beside a disk for files, else `/dev/vda`.
+    #[must_use]
+    pub fn swap_mib(mut self, mib: u64) -> Self {
+        self.swap_bytes = Some(mib * MIB);
+        self
+    }
+
+    /// The disks' files in a VM's directory, and how large they are.
+    pub(super) fn disks(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let disks = [("disk.raw", self.disk_bytes), ("swap.raw", self.swap_bytes)];
+        disks.into_iter().filter_map(|(file, bytes)| Some((file, bytes?)))
     }
 
     /// QEMU's arguments; sockets and logs are in `dir`.
@@ -88,10 +103,10 @@ impl VmConfig {
         for socket in ["bridge.qmp", "lab.qmp"] {
             push("-qmp", format!("unix:{},server=on,wait=off", at(socket)));
         }
-        if self.disk_bytes.is_some() {
-            let throttle = self.disk_iops.map(|iops| format!(",throttling.iops-total={iops}")).unwrap_or_default();
-            push("-drive", format!("file={},if=none,id=disk,format=raw,discard=unmap{throttle}", at("disk.raw")));
-            push("-device", "virtio-blk-pci,drive=disk".into());
+        let throttle = self.disk_iops.map(|iops| format!(",throttling.iops-total={iops}")).unwrap_or_default();
+        for (file, _) in self.disks() {
+            push("-drive", format!("file={},if=none,id={file},format=raw,discard=unmap{throttle}", at(file)));
+            push("-device", format!("virtio-blk-pci,drive={file}"));
         }
         args.into_iter().map(OsString::from).chain(kernel_args(boot)).collect()
     }

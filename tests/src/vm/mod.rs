@@ -64,8 +64,8 @@ impl Lab {
         let mut vsock_device = self.start_vsock_device(dir.path())?;
         until_exists(&dir.path().join("vhost.sock"), &mut vsock_device).await?;
 
-        if let Some(bytes) = config.disk_bytes {
-            File::create(dir.path().join("disk.raw"))?.set_len(bytes)?;
+        for (file, bytes) in config.disks() {
+            File::create(dir.path().join(file))?.set_len(bytes)?;
         }
         let mut command = Tied::command(&self.qemu);
         command.args(self.accelerator.qemu_args()).args(config.qemu_args(dir.path(), self.boot_files(config.kernel)?));
@@ -199,6 +199,26 @@ impl Vm {
         self.dir.path().join("vsock")
     }
 
+    /// Asks the guest's balloon driver for statistics this often from now on, whatever others asked before.
+    ///
+    /// # Errors
+    /// When QEMU refuses or does not answer.
+    pub async fn poll_statistics(&self, every: Duration) -> Result<()> {
+        let property = "guest-stats-polling-interval";
+        let value = json!({ "path": "/machine/peripheral/balloon0", "property": property, "value": every.as_secs() });
+        self.qmp.execute("qom-set", value).await.map(drop)
+    }
+
+    /// CPU time that QEMU has used.
+    ///
+    /// # Errors
+    /// When QEMU has ended.
+    pub fn cpu_time(&self) -> Result<Duration> {
+        let path = format!("/proc/{}/stat", self.qemu.id());
+        let stat = fs::read_to_string(&path).with_context(|| format!("{path}: cannot read"))?;
+        cpu_time(&stat).with_context(|| format!("{path}: no times in {stat:?}"))
+    }
+
     /// OOM kills since the guest booted.
     ///
     /// # Errors
@@ -257,6 +277,14 @@ pub async fn wait_for<F: AsyncFnMut() -> Result<bool>>(what: &str, timeout: Dura
         Ok(())
     };
     tokio::time::timeout(timeout, waiting).await.unwrap_or_else(|_| bail!("{timeout:?} passed and still not: {what}"))
+}
+
+/// User and system time of a `/proc/PID/stat`. The name in it may hold anything but a line's end.
+fn cpu_time(stat: &str) -> Option<Duration> {
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
+    let ticks = fields.nth(11)?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?;
+    // USER_HZ is 100 on x86, whatever the kernel's own.
+    Some(Duration::from_millis(10 * ticks))
 }
 
 /// A counter of `/proc/vmstat`.
