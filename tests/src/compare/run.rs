@@ -1,6 +1,6 @@
 //! One policy's run: real VMs, the bridge that plans by it, agents, loads.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 use serde::Serialize;
@@ -44,6 +44,8 @@ pub struct Timeline {
     decisions: Vec<String>,
     #[serde(skip)]
     last_decision: u64,
+    #[serde(skip)]
+    started_unix_ms: u64,
 }
 
 /// All guests at one moment.
@@ -64,6 +66,7 @@ pub(super) async fn run(
     with_timeline: bool,
 ) -> Result<(Run, Timeline)> {
     let (fleet, watch) = set_up(lab, kernel, scenario, planner).await?;
+    let mut load_starts = Vec::new();
     for (at, (vm, guest)) in fleet.vms().iter().zip(&scenario.guests).enumerate() {
         let line = format!(
             "vmtide-load --phases {} --rate {RATE} --fill-mib {FILL_MIB} --report-ms {} --seed {}",
@@ -72,9 +75,11 @@ pub(super) async fn run(
             at + 1
         );
         vm.start("load", &line).await?;
+        load_starts.push(Instant::now());
     }
-    let (begin, started, cpu_before) = (watch.seen(), Instant::now(), cpu_time(&fleet)?);
-    let mut timeline = Timeline::default();
+    let (before, started, cpu_before) = (watch.seen(), Instant::now(), cpu_time(&fleet)?);
+    let mut timeline =
+        Timeline { started_unix_ms: millis(SystemTime::now().duration_since(UNIX_EPOCH)?), ..Timeline::default() };
     while started.elapsed() < scenario.duration() {
         let tick = Instant::now();
         if with_timeline {
@@ -90,7 +95,7 @@ pub(super) async fn run(
         stall_ms: 0,
         oom_kills: 0,
         violation_seconds: planner.map_or(0.0, |_| seen.violation.as_secs_f64()),
-        bytes_moved: seen.moved_bytes - begin.moved_bytes,
+        bytes_moved: seen.moved_bytes - before.moved_bytes,
         cpus,
     };
     for vm in fleet.vms() {
@@ -99,7 +104,8 @@ pub(super) async fn run(
         run.stall_ms += last.stall_us / 1000;
         run.oom_kills += last.oom_kills;
     }
-    timeline.add_work(&run.curves);
+    let ahead_ms = load_starts.iter().map(|at| millis(started.duration_since(*at)));
+    timeline.add_work(&run.curves, &ahead_ms.collect::<Vec<_>>());
     Ok((run, timeline))
 }
 
@@ -162,7 +168,7 @@ async fn ended(vm: &Vm) -> Result<(String, Progress)> {
 
 impl Timeline {
     async fn look(&mut self, fleet: &Fleet, watch: &Watch, started: Instant, has_bridge: bool) {
-        let t_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let t_ms = millis(started.elapsed());
         let mut need_bytes = Vec::new();
         if has_bridge {
             // A bridge that does not answer once leaves a gap.
@@ -171,18 +177,25 @@ impl Timeline {
             for decision in client.decisions(None, 20).await.unwrap_or_default() {
                 if decision.id > self.last_decision {
                     self.last_decision = decision.id;
-                    self.decisions.push(format!("{t_ms} ms, {}: {}", decision.vm, sentence(&decision)));
+                    let at_ms = decision.at_unix_ms.saturating_sub(self.started_unix_ms);
+                    self.decisions.push(format!("{at_ms} ms, {}: {}", decision.vm, sentence(&decision)));
                 }
             }
         }
         self.samples.push(Sample { t_ms, allocation_bytes: watch.seen().now_bytes, need_bytes, ops: Vec::new() });
     }
 
-    fn add_work(&mut self, curves: &[Curve]) {
+    /// Each load counts time from its own start, this much before the timeline's.
+    fn add_work(&mut self, curves: &[Curve], ahead_ms: &[u64]) {
         for sample in &mut self.samples {
-            sample.ops = curves.iter().map(|curve| curve.ops_at(sample.t_ms)).collect();
+            let ops = |(curve, ahead_ms): (&Curve, &u64)| curve.ops_at(sample.t_ms + ahead_ms);
+            sample.ops = curves.iter().zip(ahead_ms).map(ops).collect();
         }
     }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn need(demand: &Demand) -> Option<u64> {
