@@ -149,6 +149,8 @@ async fn reads_what_the_vm_has_in_spite_of_unknown_events() {
     let mut qemu = Qemu::connect(&fake.path).await.unwrap();
     qemu.set_target(512 * MIB).await.unwrap();
     let seen = qemu.read().await.unwrap();
+    // The fake runs in this process.
+    assert!(seen.resident_bytes.is_some());
     assert_eq!(
         seen,
         MachineState {
@@ -157,7 +159,8 @@ async fn reads_what_the_vm_has_in_spite_of_unknown_events() {
             running: true,
             has_balloon: true,
             shown_use_bytes: None,
-            shown_free_bytes: None
+            shown_free_bytes: None,
+            resident_bytes: seen.resident_bytes,
         }
     );
 }

@@ -17,6 +17,10 @@ const B: usize = 1;
 const RAM: u64 = 768 * MIB;
 
 fn bridge(capacity_mib: u64) -> Bridge {
+    bridge_by(Planner::default(), capacity_mib)
+}
+
+fn bridge_by(planner: Planner, capacity_mib: u64) -> Bridge {
     let limits = Limits { minimum_bytes: 128 * MIB, maximum_bytes: RAM, shares: 1000 };
     let vm = |name: &str, cid| VmConfig {
         name: name.to_owned(),
@@ -29,7 +33,7 @@ fn bridge(capacity_mib: u64) -> Bridge {
         reserve_bytes: Some(0),
         control_socket: "/c".into(),
         intervals: Intervals::default(),
-        planner: Planner::default(),
+        planner,
         policy: Policy::default(),
         vms: vec![vm("a", 3), vm("b", 4)],
     };
@@ -51,6 +55,7 @@ fn state(allocation_mib: u64) -> MachineState {
         has_balloon: true,
         shown_use_bytes: None,
         shown_free_bytes: None,
+        resident_bytes: None,
     }
 }
 
@@ -343,6 +348,38 @@ fn guests_learn_their_allocation_and_what_the_host_is_short_of() {
     assert!(effects.iter().any(|effect| matches!(effect, Effect::TellHost(host) if host.memory_short)));
     let demand = bridge.demand(A);
     assert!(matches!(demand, plan::Demand::Fresh(_)));
+}
+
+#[test]
+fn a_peer_that_is_configured_plans_by_what_the_statistics_show() {
+    let mut bridge = bridge_by(Planner::ProxmoxRules, 1000);
+    for vm in [A, B] {
+        bridge.on_sighting(vm, Sighting::Attached(state(380)));
+        // Nobody has asked for anything, and 40 MiB are left to 80 % of the host.
+        let shown_free_bytes = (vm == B).then_some(300 * MIB);
+        let state = MachineState { shown_free_bytes, ..state(380) };
+        bridge.on_sighting(vm, Sighting::State { state, accepted_bytes: Some(380 * MIB) });
+    }
+    bridge.take_effects();
+    assert_eq!(bridge.time(1_000).targets(), [(A, 420)], "A has nothing free, as far as is known");
+    assert_eq!(bridge.vm("a").unwrap().verdict.unwrap().rule, Rule::Peer);
+}
+
+#[test]
+fn hyper_v_goes_by_what_a_guest_has_committed() {
+    let mut bridge = bridge_by(Planner::HypervRules, 2000);
+    for vm in [A, B] {
+        bridge.on_sighting(vm, Sighting::Attached(state(700)));
+        bridge.sees(vm, 700);
+    }
+    let mut event = report(700, Urgency::Critical, 0);
+    let GuestEvent::Demand { demand, .. } = &mut event else { panic!("a report is a demand") };
+    let Some(memory) = &mut demand.memory else { panic!("it has memory") };
+    (memory.signals.anon_bytes, memory.signals.swap_used_bytes) = (100 * MIB, 50 * MIB);
+    bridge.on_guest(A, &event);
+    bridge.take_effects();
+    // (150 + 104 + 768 / 8) * 1.2, in whole chunks of 2 MiB; its need is nothing that Hyper-V's driver would say.
+    assert_eq!(bridge.time(1_000).targets(), [(A, 420)]);
 }
 
 mod hints;

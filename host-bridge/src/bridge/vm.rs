@@ -91,10 +91,13 @@ impl Vm {
         }
     }
 
-    fn shown_free_bytes(&self) -> Option<u64> {
+    /// What peers' rules go by.
+    fn shown(&self, committed_bytes: Option<u64>) -> Shown {
         match self.hypervisor {
-            Hypervisor::Attached(state) => state.shown_free_bytes,
-            _ => None,
+            Hypervisor::Attached(MachineState { shown_free_bytes: free_bytes, resident_bytes, .. }) => {
+                Shown { free_bytes, committed_bytes, resident_bytes }
+            }
+            _ => Shown { committed_bytes, ..Shown::default() },
         }
     }
 
@@ -119,7 +122,7 @@ impl Vm {
             reach,
             demand,
             history: self.history,
-            shown: Shown { free_bytes: self.shown_free_bytes(), committed_bytes },
+            shown: self.shown(committed_bytes),
         })
     }
 

@@ -40,6 +40,9 @@ pub struct MachineState {
     pub shown_use_bytes: Option<u64>,
     /// What the guest calls free (MemFree), from the same statistic.
     pub shown_free_bytes: Option<u64>,
+    /// What the hypervisor's process holds of the guest's memory, about: a guest does not touch all that it has. `None`
+    /// where the kernel does not tell.
+    pub resident_bytes: Option<u64>,
 }
 
 /// What a hypervisor reports by itself.

@@ -21,6 +21,13 @@ impl Process {
         Self::read(self.pid).map_or(true, |found| found == Some(self))
     }
 
+    /// What it holds of its guest's memory, at most about: pages of shared memory where the guest's is shared, else all
+    /// of its own. `None` when the kernel does not tell.
+    pub fn resident_bytes(self) -> Option<u64> {
+        let status = procfs::process::Process::new(self.pid).and_then(|process| process.status()).ok()?;
+        status.rssshmem.max(status.rssanon).map(|kib| kib.saturating_mul(1024))
+    }
+
     fn read(pid: i32) -> Result<Option<Self>, ProcError> {
         match procfs::process::Process::new(pid).and_then(|process| process.stat()) {
             // A zombie holds no memory.
@@ -41,6 +48,7 @@ mod tests {
         let mut child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
         let process = Process::find(i32::try_from(child.id()).unwrap()).unwrap();
         assert!(process.is_alive());
+        assert!(process.resident_bytes().is_some_and(|bytes| bytes < 1 << 30));
         assert!(!Process { started: process.started + 1, ..process }.is_alive(), "another one with its pid");
         child.kill().unwrap();
         // Not reaped yet: a zombie.
@@ -49,5 +57,6 @@ mod tests {
         }
         child.wait().unwrap();
         assert!(!process.is_alive());
+        assert_eq!(process.resident_bytes(), None);
     }
 }

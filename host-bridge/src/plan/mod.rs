@@ -111,6 +111,8 @@ pub struct Shown {
     pub free_bytes: Option<u64>,
     /// What stands in for the guest's committed memory: AnonPages and swap in use, from its last report.
     pub committed_bytes: Option<u64>,
+    /// What the VM takes of the host now: what its guest has touched of what it has.
+    pub resident_bytes: Option<u64>,
 }
 
 impl VmView {

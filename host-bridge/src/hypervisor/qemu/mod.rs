@@ -71,6 +71,7 @@ impl Machine for Qemu {
             has_balloon,
             shown_use_bytes: shown.map(|shown| shown.use_bytes),
             shown_free_bytes: shown.and_then(|shown| shown.free_bytes),
+            resident_bytes: self.process.and_then(Process::resident_bytes),
         })
     }
 

@@ -5,7 +5,7 @@
 //! original lets VMs have more than the host's budget, so does this. What a peer's own agent or driver would report is
 //! taken from the balloon's statistics ([`super::Shown`]), not from what vmtide's agent asks for.
 //!
-//! The host of a peer is the capacity, and nothing but its VMs is on it.
+//! The host of a peer is the capacity, and nothing but its VMs is on it; they take what their processes hold of it.
 
 mod hyperv;
 mod mom;
@@ -61,9 +61,11 @@ fn sum(vms: &[VmView], amount: impl Fn(&VmView) -> u64) -> u64 {
     vms.iter().map(amount).fold(0, u64::saturating_add)
 }
 
-/// What a host has free that only its VMs are on.
-fn free_bytes(host: &HostView, vms: &[VmView]) -> u64 {
-    host.capacity_bytes.saturating_sub(sum(vms, |vm| vm.allocation_bytes))
+/// What the VMs take of the host, as its `/proc/meminfo` would show it: what a guest has and never touched does not count.
+/// So a peer may give out more than there is, and sees it when the guests use it.
+fn used_bytes(vms: &[VmView]) -> u64 {
+    let used = |vm: &VmView| vm.shown.resident_bytes.map_or(vm.allocation_bytes, |held| held.min(vm.allocation_bytes));
+    sum(vms, used)
 }
 
 /// Comes due at once and then after each interval, however often it is asked.

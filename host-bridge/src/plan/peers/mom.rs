@@ -5,7 +5,7 @@
 //! 5 % down that margin is H − 5 %, negative: the guest is to swap. Else every guest grows by 5 %, or to its used memory
 //! and 20 % of its size if that is more. Used is what is not free: cache counts.
 
-use super::{Clock, Plan, free_bytes, part, plan_of};
+use super::{Clock, Plan, part, plan_of, used_bytes};
 use crate::plan::{HostView, Millis, VmView};
 use std::collections::VecDeque;
 
@@ -34,7 +34,7 @@ impl Mom {
             *self = Self { guests: vec![Guest::default(); vms.len()], ..Self::default() };
         }
         if self.sampling.is_due(now_ms, SAMPLE_MS) {
-            self.host_free.push(free_bytes(host, vms));
+            self.host_free.push(host.capacity_bytes.saturating_sub(used_bytes(vms)));
             for (guest, vm) in self.guests.iter_mut().zip(vms) {
                 if let Some(free_bytes) = vm.shown.free_bytes {
                     guest.size.push(vm.allocation_bytes);

@@ -5,7 +5,7 @@
 //! pressure first, shrinking begins with the others; under pressure is who has no more free than a quarter of its
 //! minimum. What a guest uses does not matter otherwise.
 
-use super::{Clock, Plan, part, plan_of, sum};
+use super::{Clock, Plan, part, plan_of, used_bytes};
 use crate::plan::{HostView, MIB, Millis, Reach, VmView};
 
 const INTERVAL_MS: Millis = 10_000;
@@ -22,8 +22,7 @@ impl Proxmox {
     pub(in crate::plan) fn plan(&mut self, now_ms: Millis, host: &HostView, vms: &[VmView]) -> Plan {
         let mut seats: Vec<Seat> = vms.iter().map(Seat::new).collect();
         if self.clock.is_due(now_ms, INTERVAL_MS) {
-            let used = sum(vms, |vm| vm.allocation_bytes);
-            let goal = i128::from(part(host.capacity_bytes, 80, 100)) - i128::from(used);
+            let goal = i128::from(part(host.capacity_bytes, 80, 100)) - i128::from(used_bytes(vms));
             if goal > DEAD_BAND {
                 change_all(&mut seats, goal, |seat| seat.is_pressed);
             } else if goal < -DEAD_BAND {

@@ -13,7 +13,7 @@ fn vm(has: u64, maximum: u64) -> VmView {
         reach: Reach::Ready,
         demand: Demand::Unknown { shown_use_bytes: None },
         history: History::default(),
-        shown: Shown { free_bytes: Some(0), committed_bytes: None },
+        shown: Shown { free_bytes: Some(0), ..Shown::default() },
     }
 }
 
@@ -134,6 +134,24 @@ fn proxmox_leaves_10_mib_alone() {
     assert_eq!(world.after(30), [800]);
 }
 
+/// As their originals do: only what guests have touched is missing on the host.
+#[test]
+fn mom_and_proxmox_give_out_more_than_there_is_until_it_is_used() {
+    for planner in [Planner::MomRules, Planner::ProxmoxRules] {
+        let mut guests = [vm(500, 1000), vm(500, 1000)];
+        for vm in &mut guests {
+            vm.shown = Shown { free_bytes: Some(300 * MIB), resident_bytes: Some(200 * MIB), ..vm.shown };
+        }
+        let mut world = World::new(planner, 1000, &guests);
+        assert_eq!(world.after(300), [1000, 1000], "{planner}");
+        for vm in &mut world.vms {
+            vm.shown = Shown { free_bytes: Some(0), resident_bytes: Some(2000 * MIB), ..vm.shown };
+        }
+        let has = world.after(100);
+        assert!(has.iter().all(|mib| *mib < 1000), "{planner}: {has:?}");
+    }
+}
+
 #[test]
 fn hyper_v_gives_what_is_committed_a_floor_and_a_fifth() {
     let mut guest = vm(1000, 2048);
@@ -176,7 +194,7 @@ fn no_peer_moves_a_vm_that_cannot_be_moved_or_out_of_its_limits() {
         let mut paused = vm(500, 800);
         paused.reach = Reach::Paused;
         let mut small = vm(140, 400);
-        small.shown = Shown { free_bytes: Some(130 * MIB), committed_bytes: Some(0) };
+        small.shown = Shown { free_bytes: Some(130 * MIB), committed_bytes: Some(0), resident_bytes: Some(0) };
         let mut large = vm(700, 800);
         large.shown.committed_bytes = Some(5000 * MIB);
         for capacity in [600, 1400, 5000] {
