@@ -44,26 +44,13 @@ impl Mom {
         }
         let mut targets = vec![None; vms.len()];
         if self.deciding.is_due(now_ms, DECISION_MS) {
-            let host_free = self.host_free.get().unwrap_or(host.capacity_bytes);
-            let is_short = part(host.capacity_bytes, 20, 100) > host_free;
-            for ((target, guest), vm) in targets.iter_mut().zip(&self.guests).zip(vms) {
-                let Some(used) = guest.used() else { continue };
-                let size = vm.allocation_bytes;
-                *target = if is_short {
-                    let margin = |bytes: u64| part(bytes, host_free, host.capacity_bytes);
-                    let floor = if host_free <= part(host.capacity_bytes, 5, 100) {
-                        (used + margin(size)).saturating_sub(part(size, 5, 100))
-                    } else {
-                        used + margin(size)
-                    };
-                    let to = part(size, 95, 100).max(floor).max(vm.limits.minimum_bytes);
-                    Some(to).filter(|to| *to < size)
-                } else {
-                    let to = part(size, 105, 100).min(vm.limits.maximum_bytes).max(used + part(size, 20, 100));
-                    Some(to).filter(|_| size < vm.limits.maximum_bytes)
-                }
-                .filter(|to| is_big_enough(size, *to));
-            }
+            let free = self.host_free.get().unwrap_or(host.capacity_bytes);
+            let is_short = free < part(host.capacity_bytes, 20, 100);
+            let target = |(guest, vm): (&Guest, &VmView)| {
+                let used = guest.used()?;
+                if is_short { shrunk(vm, used, free, host.capacity_bytes) } else { grown(vm, used) }
+            };
+            targets = self.guests.iter().zip(vms).map(target).collect();
         }
         plan_of(host, vms, &targets)
     }
@@ -73,6 +60,23 @@ impl Guest {
     fn used(&self) -> Option<u64> {
         Some(self.size.get()?.saturating_sub(self.unused.get()?))
     }
+}
+
+/// A twentieth less, not under what is used and the host's free share of its size.
+fn shrunk(vm: &VmView, used: u64, host_free: u64, host_total: u64) -> Option<u64> {
+    let size = vm.allocation_bytes;
+    let with_margin = used.saturating_add(part(size, host_free, host_total));
+    let is_critical = host_free <= part(host_total, 5, 100);
+    let floor = if is_critical { with_margin.saturating_sub(part(size, 5, 100)) } else { with_margin };
+    let to = part(size, 95, 100).max(floor).max(vm.limits.minimum_bytes);
+    (to < size && is_big_enough(size, to)).then_some(to)
+}
+
+/// A twentieth more, or as much as it takes to have a fifth of its size free.
+fn grown(vm: &VmView, used: u64) -> Option<u64> {
+    let (size, maximum) = (vm.allocation_bytes, vm.limits.maximum_bytes);
+    let to = part(size, 105, 100).min(maximum).max(used.saturating_add(part(size, 20, 100)));
+    (size < maximum && is_big_enough(size, to)).then_some(to)
 }
 
 /// A move of more than a quarter of a percent.
