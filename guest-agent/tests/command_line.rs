@@ -148,3 +148,33 @@ fn revert_without_an_agent_puts_back_what_a_killed_one_left() {
     assert_eq!(std::fs::read_to_string(root.join("proc/sys/vm/page-cluster")).unwrap(), "5\n");
     assert_eq!(text(&revert(&["--all"]).stdout), "nothing holds a value of vmtide's\n");
 }
+
+#[test]
+fn a_second_agent_ends_with_1_and_names_the_first() {
+    let dir = tempfile::tempdir().unwrap();
+    let listens = dir.path().join("tuning.sock");
+    let more = format!("bridge = \"unix:{0}/none\"\n[tuning]\njournal = \"{0}/tuning.journal\"", dir.path().display());
+    let config = config(dir.path(), &more);
+    for file in ["meminfo", "vmstat"] {
+        std::fs::create_dir_all(dir.path().join("proc")).unwrap();
+        let sample = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/guest").join(file);
+        std::fs::copy(sample, dir.path().join("proc").join(file)).unwrap();
+    }
+    let guest = dir.path().to_str().unwrap();
+    let run = ["run", "--root", guest, "--config", &config];
+    let mut first = Command::new(env!("CARGO_BIN_EXE_vmtide-agent"));
+    let mut first = first.args(run).stderr(std::process::Stdio::null()).spawn().unwrap();
+    while !listens.exists() {
+        assert!(first.try_wait().unwrap().is_none(), "the first agent ended");
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    let second = agent(&run);
+    let reverts = agent(&["revert", "--all", "--root", guest, "--config", &config]);
+    first.kill().unwrap();
+    let pid = first.id();
+    first.wait().unwrap();
+    let error = text(&second.stderr);
+    assert_eq!(second.status.code(), Some(1), "{error}");
+    assert!(error.contains("another agent runs") && error.contains(&format!("process {pid} holds ")), "{error}");
+    assert_eq!(text(&reverts.stdout), "nothing holds a value of vmtide's\n", "{}", text(&reverts.stderr));
+}

@@ -44,6 +44,17 @@ pub enum HandError {
     },
 }
 
+impl HandError {
+    /// Whether it is over soon: the journal has room again, what was busy is free, and what was unplugged is back.
+    pub fn passes(&self) -> bool {
+        match self {
+            Self::Journal { .. } => true,
+            Self::Refused { source, .. } => source.kind() == io::ErrorKind::ResourceBusy || place::is_gone(source),
+            Self::Ignored { .. } => false,
+        }
+    }
+}
+
 /// What came of putting one file back.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Undone {

@@ -193,3 +193,23 @@ fn a_file_that_is_gone_is_let_go_and_one_that_cannot_be_put_back_is_kept() {
     assert_eq!(guest.outcomes(), [("page_cluster".into(), None), ("swappiness".into(), Some(Outcome::Gone))]);
     assert_eq!(guest.hand.journal().ledger().owned.len(), 1, "what could not be put back is tried again");
 }
+
+#[test]
+fn what_is_busy_or_unplugged_is_tried_again_soon_and_what_makes_no_sense_is_not() {
+    use nix::errno::Errno;
+    let refused = |errno: Errno| HandError::Refused {
+        path: "/sys/x".into(),
+        value: "1".into(),
+        source: io::Error::from_raw_os_error(errno as i32),
+    };
+    for (errno, passes) in [
+        (Errno::EBUSY, true),
+        (Errno::ENOENT, true),
+        (Errno::ENODEV, true),
+        (Errno::EINVAL, false),
+        (Errno::EROFS, false),
+        (Errno::EACCES, false),
+    ] {
+        assert_eq!(refused(errno).passes(), passes, "{errno}");
+    }
+}

@@ -4,10 +4,9 @@ use super::{CHECK_MS, Tuner};
 use crate::tune::Row;
 use crate::tune::assess::Action;
 use crate::tune::catalogue::Knob;
-use crate::tune::hand::{HandError, Undone};
+use crate::tune::hand::Undone;
 use crate::tune::journal::Outcome;
 use crate::tune::value::Value;
-use std::io;
 use tracing::{debug, info};
 
 /// What the kernel refused is not tried again for this time.
@@ -31,11 +30,7 @@ impl Tuner {
                 self.changed(is_tried);
             }
             Err(error) => {
-                let passes = match &error {
-                    HandError::Journal { .. } => true,
-                    HandError::Refused { source, .. } => source.kind() == io::ErrorKind::ResourceBusy,
-                    HandError::Ignored { .. } => false,
-                };
+                let passes = error.passes();
                 if passes {
                     self.full_ms = None;
                 }

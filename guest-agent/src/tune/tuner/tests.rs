@@ -5,6 +5,7 @@ use super::*;
 use crate::observer::Samples;
 use crate::sense::fixture::write as fixture;
 use crate::sense::{CpuSample, Stall};
+use crate::tune::catalogue::Risk;
 use crate::tune::journal;
 use crate::tune::place;
 use std::fs;
@@ -317,6 +318,69 @@ fn a_disk_that_is_unplugged_takes_its_knobs_with_it() {
     guest.after_ms(CHECK_MS);
     let records = journal::read(&guest.tuning().journal, "").unwrap();
     assert!(records.iter().any(|record| matches!(record, journal::Record::Closed { outcome: Outcome::Gone, .. })));
+}
+
+#[test]
+fn a_cpu_that_goes_between_look_and_write_and_between_write_and_stop_leaves_nothing() {
+    const GOVERNOR: &str = "sys/devices/system/cpu/cpufreq/policy1/scaling_governor";
+    let mut guest =
+        guest("[[knob]]\nid = \"cpu_governor\"\nmode = \"static\"\n[[knob]]\nid = \"dirty_bytes\"\nmode = \"off\"\n");
+    let policy = guest.dir.path().join(GOVERNOR).parent().unwrap().to_owned();
+    guest.set(GOVERNOR, "powersave\n");
+    let now_ms = guest.now_ms;
+    let rows = guest.tuner().rows("cpu_governor", now_ms);
+    fs::remove_dir_all(&policy).unwrap();
+    guest.tuner().write(&rows[0], now_ms);
+    guest.tuner().write(&rows[0], now_ms + CHECK_MS - 1);
+    let events = guest.after_ms(0);
+    let said = events.iter().filter(|event| event.contains("policy1")).count();
+    assert!(said == 1 && events.iter().any(|event| event.starts_with("set swappiness=140")), "{events:?}");
+    assert!(guest.tuner().ledger().owned.iter().all(|owned| owned.knob != "cpu_governor"));
+
+    // It comes back, is tuned, and goes again just before the agent stops.
+    guest.set(GOVERNOR, "powersave\n");
+    guest.after_ms(FULL_MS);
+    assert_eq!(guest.holds(GOVERNOR), "schedutil");
+    fs::remove_dir_all(&policy).unwrap();
+    let now_ms = guest.now_ms;
+    let undone = guest.tuner().stop(now_ms);
+    assert!(undone.iter().any(|file| file.knob == "cpu_governor" && file.outcome == Some(Outcome::Gone)), "{undone:?}");
+    assert_eq!((guest.tuner().applied(), guest.holds(SWAPPINESS).as_str()), (0, "60"));
+}
+
+#[test]
+fn adaptive_writes_what_is_of_low_risk_and_tells_the_rest() {
+    let mut guest = guest("[[knob]]\nid = \"dirty_bytes\"\nmode = \"off\"\n");
+    let risky = [
+        ("sys/kernel/mm/transparent_hugepage/enabled", "[always] madvise never\n"),
+        ("sys/kernel/mm/transparent_hugepage/defrag", "always defer defer+madvise [madvise] never\n"),
+        ("proc/sys/vm/vfs_cache_pressure", "100\n"),
+        ("proc/sys/kernel/sched_autogroup_enabled", "1\n"),
+        ("sys/kernel/mm/lru_gen/min_ttl_ms", "0\n"),
+        ("sys/devices/system/cpu/cpuidle/current_governor", "haltpoll\n"),
+        ("sys/devices/system/cpu/cpufreq/policy0/scaling_governor", "powersave\n"),
+        ("sys/devices/system/cpu/cpufreq/policy0/energy_performance_preference", "performance\n"),
+        ("sys/block/vda/queue/scheduler", "none mq-deadline [bfq]\n"),
+    ];
+    for (path, holds) in risky.into_iter().chain([("sys/kernel/mm/lru_gen/enabled", "0x0001\n")]) {
+        guest.set(path, holds);
+    }
+    guest.hear(Host { cpu_short: true, memory_short: true, io_short: true });
+    guest.after_ms(0);
+    // Long enough for trials, with a signal for each of them.
+    guest.stalls(240, 20_000);
+    let now_ms = guest.now_ms;
+    let mut written = 0;
+    for knob in guest.tuner().catalogue.knobs.clone() {
+        for row in guest.tuner().rows(&knob.id, now_ms) {
+            assert!(row.original.is_none() || knob.risk == Risk::Low, "{row:?}");
+            written += usize::from(row.original.is_some());
+        }
+    }
+    for (path, holds) in risky {
+        assert_eq!(fs::read_to_string(guest.dir.path().join(path)).unwrap(), holds, "{path}");
+    }
+    assert!(written >= 4, "{written}");
 }
 
 #[test]
