@@ -92,26 +92,22 @@ struct Agent {
     looks: u64,
 }
 
-/// Senses the guest below `root` and keeps the bridge informed, until `stop` returns.
+/// Senses the guest below `root`, tunes it by `tuner` and keeps the bridge informed, until `stop` returns.
 ///
 /// # Errors
 /// [`AgentError`] when the guest's memory cannot be read, or another agent runs. Once it runs, only `stop` ends it.
-pub async fn run(config: Config, root: &Path, stop: impl Future<Output = ()>) -> Result<(), AgentError> {
+pub async fn run(
+    config: Config,
+    root: &Path,
+    mut tuner: Tuner,
+    stop: impl Future<Output = ()>,
+) -> Result<(), AgentError> {
     let boot_ms = inventory::now_ms();
-    let tuner = Tuner::start(root, &config.tuning, boot_ms)?;
-    let observer = Observer::open(root, config.grant_ms)?;
-    let trigger = StallTrigger::register(root).unwrap_or_else(|error| {
-        warn!("no PSI trigger: {error}; a stall is seen at the next look");
-        StallTrigger::absent()
-    });
-    let status = match StatusSocket::bind(&config.status_socket) {
-        Ok(socket) => Some(socket),
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
-            return Err(AgentError::AlreadyRunning { path: config.status_socket });
-        }
+    let (observer, trigger, status) = match senses(&config, root) {
+        Ok(senses) => senses,
         Err(error) => {
-            warn!(path = %config.status_socket.display(), "no status socket: {error}");
-            None
+            tuner.stop(boot_ms);
+            return Err(error);
         }
     };
     let (asked, mut requests) = mpsc::channel(1);
@@ -153,6 +149,26 @@ pub async fn run(config: Config, root: &Path, stop: impl Future<Output = ()>) ->
         info!("the bridge did not take the farewell within {FAREWELL:?}");
     }
     Ok(())
+}
+
+/// What an agent looks with, and where it is asked; an agent without the last goes on.
+fn senses(config: &Config, root: &Path) -> Result<(Observer, StallTrigger, Option<StatusSocket>), AgentError> {
+    let observer = Observer::open(root, config.grant_ms)?;
+    let trigger = StallTrigger::register(root).unwrap_or_else(|error| {
+        warn!("no PSI trigger: {error}; a stall is seen at the next look");
+        StallTrigger::absent()
+    });
+    let status = match StatusSocket::bind(&config.status_socket) {
+        Ok(socket) => Some(socket),
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+            return Err(AgentError::AlreadyRunning { path: config.status_socket.clone() });
+        }
+        Err(error) => {
+            warn!(path = %config.status_socket.display(), "no status socket: {error}");
+            None
+        }
+    };
+    Ok((observer, trigger, status))
 }
 
 impl Agent {

@@ -3,6 +3,7 @@
 use crate::link::Address;
 use crate::tune::Mode;
 use serde::{Deserialize, Deserializer, de::Error};
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 use tracing::level_filters::LevelFilter;
@@ -11,7 +12,10 @@ use tracing::level_filters::LevelFilter;
 pub const DEFAULT_PATH: &str = "/etc/vmtide/agent.toml";
 
 /// Shorter, and nothing could be granted in it; longer, and every ramp looks like the end.
-const GRANT_MS: std::ops::RangeInclusive<u64> = 100..=60_000;
+const GRANT_MS: RangeInclusive<u64> = 100..=60_000;
+
+/// More than twice the memory, and what cannot be compressed that far fills the guest.
+const ZRAM_PERCENT: RangeInclusive<u64> = 1..=200;
 
 /// Why there is no configuration.
 #[derive(Debug, thiserror::Error)]
@@ -61,6 +65,20 @@ pub struct Tuning {
     pub catalogue: PathBuf,
     /// Where it is written down what was changed; in a file system that a reboot empties.
     pub journal: PathBuf,
+    /// Compressed swap for a guest without any; `None` where nobody asked for it.
+    pub zram: Option<Zram>,
+}
+
+/// What an operator may say about compressed swap.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Zram {
+    /// Its size, of what the guest has when the agent starts.
+    #[serde(deserialize_with = "size_percent")]
+    pub size_percent: u64,
+    /// One that the kernel lists; `None` for zstd, or the kernel's own choice where there is no zstd.
+    #[serde(default)]
+    pub algorithm: Option<String>,
 }
 
 impl Default for Tuning {
@@ -70,6 +88,7 @@ impl Default for Tuning {
             mode: Mode::Observe,
             catalogue: "/etc/vmtide/tuning.d".into(),
             journal: "/run/vmtide/tuning.journal".into(),
+            zram: None,
         }
     }
 }
@@ -135,12 +154,24 @@ impl From<LogLevel> for LevelFilter {
 }
 
 fn grant_ms<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    within(deserializer, &GRANT_MS, "milliseconds")
+}
+
+fn size_percent<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    within(deserializer, &ZRAM_PERCENT, "percent")
+}
+
+fn within<'de, D: Deserializer<'de>>(
+    deserializer: D,
+    range: &RangeInclusive<u64>,
+    unit: &str,
+) -> Result<u64, D::Error> {
     let value = u64::deserialize(deserializer)?;
-    if GRANT_MS.contains(&value) {
+    if range.contains(&value) {
         return Ok(value);
     }
-    let (least, most) = (GRANT_MS.start(), GRANT_MS.end());
-    Err(D::Error::custom(format!("{value} is out of range, expected {least} to {most} milliseconds")))
+    let (least, most) = (range.start(), range.end());
+    Err(D::Error::custom(format!("{value} is out of range, expected {least} to {most} {unit}")))
 }
 
 #[cfg(test)]
@@ -165,10 +196,22 @@ mod tests {
             let (_, allowed) = error.split_once("expected one of ").unwrap();
             for key in allowed.trim().split(", ") {
                 let key = key.trim_matches('`');
-                let is_shown = shown.contains(&format!("{key} = ")) || shown.contains(&format!("[{key}]"));
+                // What is off by default is shown without being a default.
+                let is_shown = shown.contains(&format!("{key} = "))
+                    || shown.contains(&format!("[{key}]"))
+                    || EXAMPLE.contains(&format!("#[tuning.{key}]"));
                 assert!(is_shown, "agent.toml does not show {key}");
             }
         }
+    }
+
+    #[test]
+    fn the_example_s_compressed_swap_is_off_until_its_lines_are_taken_in() {
+        let (_, section) = EXAMPLE.split_once("#[tuning.zram]\n").unwrap();
+        let lines = section.lines().filter(|line| line.contains(" = ")).map(|line| line.trim_start_matches('#'));
+        let text = format!("[tuning.zram]\n{}", lines.collect::<Vec<_>>().join("\n"));
+        let zram = toml::from_str::<Config>(&text).unwrap().tuning.zram.unwrap();
+        assert_eq!(zram, Zram { size_percent: 50, algorithm: Some("zstd".into()) });
     }
 
     #[test]
@@ -181,6 +224,9 @@ mod tests {
             ("grant_ms = -5", &["line 1", "grant_ms"]),
             ("status_socket = 7", &["line 1", "status_socket", "string"]),
             ("[tuning]\nmode = \"on\"", &["line 2", "mode", "`observe`, `static`"]),
+            ("[tuning.zram]\nsize_percent = 0", &["line 2", "size_percent", "0 is out of range", "1 to 200 percent"]),
+            ("[tuning.zram]\nalgorithm = \"lz4\"", &["line 1", "missing field `size_percent`"]),
+            ("[tuning.zram]\nsize_percent = 5\npriority = 1", &["line 3", "priority", "`size_percent` or `algorithm`"]),
         ] {
             let dir = tempfile::tempdir().unwrap();
             let path = dir.path().join("agent.toml");

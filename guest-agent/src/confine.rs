@@ -41,12 +41,12 @@ pub enum ConfineError {
 #[derive(Debug)]
 pub struct Confined(#[expect(dead_code, reason = "held, not read")] Vec<PathFd>);
 
-/// Confines this thread, and those that it starts, to the agent's own files and the catalogue's that there are now. A disk
-/// that is plugged in later is not tuned until the agent starts again.
+/// Confines this thread, and those that it starts, to the agent's own files, the catalogue's that there are now, and `also`.
+/// A disk that is plugged in later is not tuned until the agent starts again.
 ///
 /// # Errors
 /// [`ConfineError`]; then the agent is as free as before.
-pub fn confine(config: &Config) -> Result<Confined, ConfineError> {
+pub fn confine(config: &Config, also: &[String]) -> Result<Confined, ConfineError> {
     let writes = AccessFs::from_write(NEWEST);
     let ruleset = Ruleset::default().set_compatibility(CompatLevel::BestEffort).handle_access(writes)?.create()?;
     let mut own: Vec<_> = [&config.tuning.journal, &config.status_socket].map(|path| folder(path)).into();
@@ -60,6 +60,7 @@ pub fn confine(config: &Config) -> Result<Confined, ConfineError> {
         knobs.extend(place::places(Path::new("/"), &knob.path));
         knobs.extend(knob.twin.clone());
     }
+    knobs.extend_from_slice(also);
     let mut open = Vec::new();
     let mut rules = Vec::new();
     let own = own.iter().map(|path| (path.as_path(), writes));
@@ -93,16 +94,18 @@ mod tests {
             tuning: Tuning { journal: own.join("tuning.journal"), ..Tuning::default() },
             ..Config::default()
         };
-        let others = dir.path().join("others");
+        let (others, also) = (dir.path().join("others"), dir.path().join("also"));
+        fs::write(&also, "").unwrap();
         // A thread of its own: it cannot get its rights back.
         let confined = std::thread::spawn(move || {
-            let confined = match confine(&config) {
+            let confined = match confine(&config, &[also.display().to_string()]) {
                 Err(ConfineError::Absent) => return,
                 confined => confined.unwrap(),
             };
             fs::write(own.join("tuning.new"), "x").unwrap();
             fs::rename(own.join("tuning.new"), own.join("tuning.journal")).unwrap();
             fs::remove_file(own.join("tuning.journal")).unwrap();
+            fs::write(&also, "x").unwrap();
             let error = fs::write(&others, "x").unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
             assert!(fs::read_to_string("/proc/self/stat").is_ok(), "reading is free");

@@ -20,6 +20,7 @@ use vmtide_agent::confine::{Confined, confine};
 use vmtide_agent::link::LinkState;
 use vmtide_agent::observer::Observer;
 use vmtide_agent::status::{self, Status};
+use vmtide_agent::tune::{Tuner, inventory};
 use vmtide_agent::{agent, full_text, table};
 
 /// As systemd gives to its own services that must go on.
@@ -116,7 +117,9 @@ fn command(cli: &Cli) -> anyhow::Result<()> {
 fn run(config: Config, root: &Path) -> anyhow::Result<()> {
     log_to_stderr(config.log_level.into());
     outlive_ooms();
-    let _confined = if root == Path::new("/") { confined(&config) } else { None };
+    // Before the agent is confined: it makes the device of compressed swap, which it only takes away later.
+    let tuner = Tuner::start(root, &config.tuning, inventory::now_ms()).map_err(agent::AgentError::from)?;
+    let _confined = if root == Path::new("/") { confined(&config, &tuner.also_writes()) } else { None };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("no runtime")?;
     runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
@@ -127,13 +130,13 @@ fn run(config: Config, root: &Path) -> anyhow::Result<()> {
                 _ = interrupt.recv() => {}
             }
         };
-        Ok(agent::run(config, root, stop).await?)
+        Ok(agent::run(config, root, tuner, stop).await?)
     })
 }
 
 /// Without root there is little to take away, and without Landlock no way to.
-fn confined(config: &Config) -> Option<Confined> {
-    match confine(config) {
+fn confined(config: &Config, also: &[String]) -> Option<Confined> {
+    match confine(config, also) {
         Ok(confined) => Some(confined),
         Err(error) => {
             warn!("the agent may write more than it has to: {}", full_text(&error));

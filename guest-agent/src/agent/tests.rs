@@ -17,6 +17,7 @@ fn config(root: &Path) -> Config {
         mode: crate::tune::Mode::Adaptive,
         journal: root.join("run/tuning.journal"),
         catalogue: root.join("none"),
+        zram: None,
     };
     Config { status_socket: root.join("run/agent.sock"), tuning, ..Config::default() }
 }
@@ -35,9 +36,14 @@ fn run(bridge: &FakeBridge) -> Running {
     let below = root.path().to_owned();
     let task = tokio::spawn(async move {
         let stop = async move { drop(stopped.await) };
-        super::run(config, &below, stop).await
+        start(config, &below, stop).await
     });
     Running { root, stop, task }
+}
+
+async fn start(config: Config, root: &Path, stop: impl Future<Output = ()>) -> Result<(), AgentError> {
+    let tuner = Tuner::start(root, &config.tuning, inventory::now_ms())?;
+    super::run(config, root, tuner, stop).await
 }
 
 impl Running {
@@ -177,7 +183,7 @@ async fn a_running_agent_tells_its_status_and_a_second_one_does_not_start() {
     let mut session = bridge.welcome().await;
     session.hears().await;
     let path = agent.root.path().join("run/agent.sock");
-    let second = || super::run(config(agent.root.path()), agent.root.path(), std::future::pending());
+    let second = || start(config(agent.root.path()), agent.root.path(), std::future::pending());
     let refused = crate::full_text(&second().await.unwrap_err());
     assert!(refused.starts_with(&format!("another agent runs: process {} holds", std::process::id())), "{refused}");
     fs::remove_file(agent.root.path().join("run/tuning.lock")).unwrap();

@@ -6,6 +6,7 @@ use super::facts::Facts;
 use super::journal::{Journal, JournalError, Outcome, Owned, Record, Twin};
 use super::place;
 use super::value::Value;
+use super::zram;
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -184,6 +185,9 @@ impl Hand {
     }
 
     fn put_back(&self, owned: &Owned) -> io::Result<(Outcome, String)> {
+        if owned.knob == zram::ID {
+            return zram::remove(&self.root, owned);
+        }
         let found = place::value(&self.root, &owned.path)?;
         if !owned.is_ours(&found) {
             let outcome = if owned.is_original(&found) { Outcome::Restored } else { Outcome::Taken };

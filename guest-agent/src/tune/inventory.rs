@@ -2,9 +2,10 @@
 
 use super::catalogue::{Catalogue, CatalogueError, Knob};
 use super::claims::Claims;
-use super::journal::{self, JournalError, Ledger, Record};
+use super::journal::{self, JournalError, Ledger, Lock, Record};
+use super::zram;
 use super::{Facts, Mode, Row, Survey};
-use crate::config::Tuning;
+use crate::config::{Tuning, Zram};
 use crate::sense::{MemoryReader, SenseError};
 use nix::time::{ClockId, clock_gettime};
 use std::collections::BTreeSet;
@@ -46,6 +47,9 @@ pub struct Inventory {
     ledger: Ledger,
     claims: Claims,
     held: BTreeSet<String>,
+    zram: Option<Zram>,
+    /// The agent that runs, or else this process.
+    pid: String,
 }
 
 impl Inventory {
@@ -70,24 +74,44 @@ impl Inventory {
             ledger,
             claims: Claims::read(root),
             held,
+            zram: tuning.zram.clone(),
+            pid: Lock::holder(&tuning.journal).unwrap_or_else(|| "self".into()),
         })
     }
 
     /// How every knob stands.
     pub fn rows(&self) -> Vec<Row> {
-        self.of(|survey| survey.rows())
+        let mut rows = self.of(|survey| survey.rows());
+        rows.push(self.zram_row());
+        rows
     }
 
     /// The knobs of the unit that has or holds `name`, and how they stand.
     ///
     /// # Errors
     /// [`InventoryError::Unknown`] when there is no such name.
-    pub fn unit(&self, name: &str) -> Result<Vec<(&Knob, Vec<Row>)>, InventoryError> {
+    pub fn unit(&self, name: &str) -> Result<Vec<(Knob, Vec<Row>)>, InventoryError> {
+        if name == zram::ID {
+            return Ok(vec![(zram::knob(self.zram.as_ref()), vec![self.zram_row()])]);
+        }
         let knobs = self.catalogue.unit(name);
         if knobs.is_empty() {
             return Err(InventoryError::Unknown { name: name.into() });
         }
-        Ok(self.of(|survey| knobs.into_iter().map(|knob| (knob, survey.rows_of(knob))).collect()))
+        Ok(self.of(|survey| knobs.into_iter().map(|knob| (knob.clone(), survey.rows_of(knob))).collect()))
+    }
+
+    fn zram_row(&self) -> Row {
+        let view = zram::View {
+            root: &self.root,
+            settings: self.zram.as_ref(),
+            mode: self.mode,
+            facts: &self.facts,
+            ledger: &self.ledger,
+            held: self.held.contains(zram::ID),
+            may_swap: zram::may_swap(&self.root, &self.pid),
+        };
+        view.row()
     }
 
     fn of<T>(&self, look: impl FnOnce(Survey<'_>) -> T) -> T {

@@ -30,6 +30,7 @@ pub mod trials;
 pub mod tuner;
 pub mod value;
 pub mod window;
+pub mod zram;
 
 pub use catalogue::{Catalogue, Knob, Mode};
 pub use facts::Facts;

@@ -4,6 +4,7 @@ use super::catalogue::Catalogue;
 use super::hand::{Hand, Undone};
 use super::inventory::{InventoryError, boot_id, now_ms};
 use super::journal::{Journal, JournalError, Lock, LockError};
+use super::zram;
 use crate::config::Tuning;
 use std::path::Path;
 
@@ -38,6 +39,9 @@ pub fn revert(root: &Path, tuning: &Tuning, name: Option<&str>) -> Result<Vec<Un
 /// # Errors
 /// [`InventoryError::Unknown`] when there is none.
 pub fn ids_of(catalogue: &Catalogue, name: &str) -> Result<Vec<String>, InventoryError> {
+    if name == zram::ID {
+        return Ok(vec![name.into()]);
+    }
     let ids: Vec<_> = catalogue.unit(name).iter().map(|knob| knob.id.clone()).collect();
     if ids.is_empty() { Err(InventoryError::Unknown { name: name.into() }) } else { Ok(ids) }
 }

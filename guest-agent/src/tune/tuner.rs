@@ -16,8 +16,8 @@ use super::revert::ids_of;
 use super::trials::Trials;
 use super::value::Value;
 use super::window::Windows;
-use super::{Facts, Mode, Row, Survey};
-use crate::config::Tuning;
+use super::{Facts, Mode, Row, Survey, zram};
+use crate::config::{Tuning, Zram};
 use crate::observer::Samples;
 use crate::sense::MemorySample;
 use std::collections::{BTreeMap, BTreeSet};
@@ -50,6 +50,7 @@ pub struct Tuner {
     hand: Option<Hand>,
     _lock: Option<Lock>,
     host: Host,
+    zram: Option<Zram>,
     facts: Facts,
     /// Units that an operator had reverted.
     held: BTreeSet<String>,
@@ -68,7 +69,8 @@ pub struct Tuner {
 }
 
 impl Tuner {
-    /// Takes the journal's lock and puts back what a killed agent left.
+    /// Takes the journal's lock, puts back what a killed agent left, and sets up compressed swap where an operator asked
+    /// for it.
     ///
     /// # Errors
     /// [`LockError::Held`] when another agent runs. Without a place for a journal it only observes.
@@ -101,6 +103,7 @@ impl Tuner {
             hand: journal.map(|journal| Hand::new(root, journal)),
             _lock: lock,
             host: Host::default(),
+            zram: tuning.zram.clone(),
             facts: Facts::default(),
             held: BTreeSet::new(),
             refused: BTreeMap::new(),
@@ -118,6 +121,7 @@ impl Tuner {
         if back > 0 {
             tuner.say(format!("put back {back} files that an agent left when it was killed"));
         }
+        tuner.set_up_zram(now_ms);
         Ok(tuner)
     }
 
@@ -165,6 +169,9 @@ impl Tuner {
         let is_meant = |id: &str| ids.as_ref().is_none_or(|ids| ids.iter().any(|meant| meant == id));
         let units = self.catalogue.knobs.iter().filter(|knob| is_meant(&knob.id)).map(|knob| knob.unit().to_owned());
         self.held.extend(units);
+        if is_meant(zram::ID) {
+            self.held.insert(zram::ID.into());
+        }
         self.trials.stop();
         let files = self.restore(is_meant, now_ms);
         self.say(format!("reverted on request: {} files", files.len()));
@@ -212,6 +219,9 @@ impl Tuner {
             self.claims = Claims::read(&self.root);
         }
         let is_full = is_due || self.facts != before;
+        if is_full && self.look_after_zram(now_ms) {
+            self.read_facts(memory);
+        }
         let [_, newer] = *self.balance.get_or_insert([(now_ms, *memory); 2]);
         if now_ms.saturating_sub(newer.0) >= BALANCE_MS {
             self.balance = Some([newer, (now_ms, *memory)]);
@@ -232,6 +242,11 @@ impl Tuner {
         }
     }
 
+    /// Without a journal nothing is written.
+    fn mode_here(&self) -> Mode {
+        if self.hand.is_some() { self.mode } else { self.mode.min(Mode::Observe) }
+    }
+
     fn read_facts(&mut self, memory: &MemorySample) {
         let before = self.balance.as_ref().map(|[(_, older), _]| older);
         self.facts = Facts::read(&self.root, memory, before, self.host);
@@ -245,7 +260,7 @@ impl Tuner {
             facts: &self.facts,
             ledger: self.ledger(),
             claims: &self.claims,
-            mode: if self.hand.is_some() { self.mode } else { self.mode.min(Mode::Observe) },
+            mode: self.mode_here(),
             held: &self.held,
             now_ms,
         };
@@ -304,6 +319,7 @@ fn breaks_its_group(row: &Row) -> bool {
 }
 
 mod changing;
+mod swapping;
 mod trying;
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use super::CatalogueError;
 use super::knob::Knob;
 use crate::tune::facts;
-use crate::tune::{expression::Expression, value::Value};
+use crate::tune::{expression::Expression, value::Value, zram};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
@@ -47,6 +47,10 @@ struct Entry<'a> {
 impl Entry<'_> {
     fn add_to(&mut self, knobs: &mut Vec<Knob>) -> Result<(), CatalogueError> {
         self.id = self.needed("id")?;
+        if self.id == zram::ID {
+            // Its records are undone in another way than a knob's.
+            return Err(self.wrong(self.start, "it is no knob: [tuning.zram] in agent.toml says what it should be"));
+        }
         let index = knobs.iter().position(|knob| knob.id == self.id);
         let knob = self.knob(index.and_then(|index| knobs.get(index)).cloned())?;
         match index.and_then(|index| knobs.get_mut(index)) {

@@ -69,6 +69,7 @@ fn what_is_wrong_names_file_line_and_knob_and_the_others_go_on() {
         ("id = \"swappiness\"\npath = \"/proc/sys/x\"", 3, "swappiness", "unknown or fixed key \"path\""),
         ("id = \"overcommit_memory\"\nvalue = '1'", 1, "overcommit_memory", "this knob is only told"),
         ("risk = \"low\"", 1, "", "id is missing"),
+        (&format!("id = \"zram\"\n{new}"), 1, "zram", "it is no knob: [tuning.zram]"),
         (
             "id = \"x\"\npath = \"/etc/passwd\"\nrisk = \"low\"",
             3,

@@ -47,13 +47,24 @@ impl Lock {
                 let told = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
                 told.map(|()| Self(file)).map_err(failed)
             }
-            Err((_, Errno::EWOULDBLOCK)) => {
-                let pid = fs::read_to_string(&path).unwrap_or_default().trim().to_owned();
-                Err(LockError::Held { path, pid: if pid.is_empty() { "?".into() } else { pid } })
-            }
+            Err((_, Errno::EWOULDBLOCK)) => Err(LockError::Held { pid: pid_in(&path).unwrap_or("?".into()), path }),
             Err((_, errno)) => Err(failed(errno.into())),
         }
     }
+
+    /// The process that has the lock that goes with `journal`; `None` when it is free, or nobody may ask.
+    pub fn holder(journal: &Path) -> Option<String> {
+        let path = journal.with_extension("lock");
+        match Flock::lock(File::open(&path).ok()?, FlockArg::LockSharedNonblock) {
+            Err((_, Errno::EWOULDBLOCK)) => pid_in(&path),
+            _ => None,
+        }
+    }
+}
+
+fn pid_in(path: &Path) -> Option<String> {
+    let pid = fs::read_to_string(path).ok()?.trim().to_owned();
+    (!pid.is_empty()).then_some(pid)
 }
 
 #[cfg(test)]
@@ -67,7 +78,9 @@ mod tests {
         let first = Lock::take(&journal).unwrap();
         let error = Lock::take(&journal).unwrap_err().to_string();
         assert!(error.starts_with(&format!("process {} holds ", std::process::id())), "{error}");
+        assert_eq!(Lock::holder(&journal), Some(std::process::id().to_string()));
         drop(first);
+        assert_eq!(Lock::holder(&journal), None);
         Lock::take(&journal).unwrap();
         assert!(matches!(Lock::take(Path::new("/proc/no/journal")), Err(LockError::Io { .. })));
     }

@@ -57,7 +57,7 @@ fn guest(more: &str) -> Guest {
 impl Guest {
     fn tuning(&self) -> Tuning {
         let journal = self.dir.path().join("run/tuning.journal");
-        Tuning { mode: Mode::Adaptive, catalogue: self.dir.path().join("tuning.d"), journal }
+        Tuning { mode: Mode::Adaptive, catalogue: self.dir.path().join("tuning.d"), journal, zram: None }
     }
 
     fn start(&mut self) {
