@@ -85,7 +85,7 @@ impl Default for Tuning {
     fn default() -> Self {
         Self {
             // What the catalogue brings is not measured on real guests yet; until then it is an operator's choice.
-            mode: Mode::Observe,
+            mode: Mode::Adaptive,
             catalogue: "/etc/vmtide/tuning.d".into(),
             journal: "/run/vmtide/tuning.journal".into(),
             zram: None,

@@ -40,7 +40,7 @@ pub async fn measure(lab: &Lab, kernel: Kernel) -> Result<Footprint> {
     let mut fleet = lab.launch_fleet(config).await?;
     fleet.start_bridge().await?;
     let vm = fleet.vm("quiet")?;
-    let pid = start_agent(vm).await?;
+    let pid = start_agent(vm, "").await?;
     tokio::time::sleep(SETTLE).await;
     let before = Counters::read(vm, pid).await?;
     let started = Instant::now();

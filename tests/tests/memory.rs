@@ -131,8 +131,8 @@ async fn a_guest_whose_agent_died_keeps_its_last_floor() -> Result<()> {
     let config = FleetConfig::new(1024).with(vm("a")).with(vm("b")).bridge_also(QUICK);
     let mut fleet = Lab::ready()?.launch_fleet(config).await?;
     fleet.start_bridge().await?;
-    let agent = start_agent(fleet.vm("a")?).await?;
-    start_agent(fleet.vm("b")?).await?;
+    let agent = start_agent(fleet.vm("a")?, "").await?;
+    start_agent(fleet.vm("b")?, "").await?;
     fleet.wait_until_it_fits().await?;
 
     // Within its own share, which is what a floor is worth when others are short.
@@ -160,7 +160,7 @@ async fn a_guest_whose_agent_died_keeps_its_last_floor() -> Result<()> {
     }
     assert_eq!(fleet.vm("a")?.oom_kills().await?, 0);
 
-    start_agent(fleet.vm("a")?).await?;
+    start_agent(fleet.vm("a")?, "").await?;
     wait_for("a reports again", SOON, async || Ok(matches!(believed(&fleet, "a").await?.demand, Demand::Fresh(_))))
         .await
 }

@@ -115,6 +115,10 @@ async fn set_up(lab: &Lab, kernel: Kernel, scenario: &Scenario, planner: Option<
     let mut config = FleetConfig::new(scenario.budget_mib);
     if let Some(planner) = planner {
         config = config.bridge_also(&format!("[policy]\nplanner = \"{planner}\"\n"));
+        if planner != Planner::Vmtide {
+            // Its peers do not tune guests; to them the agent is a messenger.
+            config = config.agents_also("[tuning]\nmode = \"off\"\n");
+        }
     }
     for guest in &scenario.guests {
         let vm = VmConfig::new(guest.name, kernel).memory_mib(scenario.guest_mib);

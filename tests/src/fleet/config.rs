@@ -14,6 +14,7 @@ pub struct FleetConfig {
     pub(super) budget_bytes: u64,
     pub(super) members: Vec<Member>,
     more_toml: String,
+    pub(super) agent_toml: String,
 }
 
 /// One VM and what the operator grants it.
@@ -27,7 +28,12 @@ pub struct Member {
 impl FleetConfig {
     /// An empty fleet whose VMs may have this much together: the bridge's capacity, [`RESERVE_BYTES`] of it reserve.
     pub fn new(budget_mib: u64) -> Self {
-        Self { budget_bytes: budget_mib * MIB, members: Vec::new(), more_toml: String::new() }
+        Self {
+            budget_bytes: budget_mib * MIB,
+            members: Vec::new(),
+            more_toml: String::new(),
+            agent_toml: String::new(),
+        }
     }
 
     /// Adds a VM.
@@ -41,6 +47,13 @@ impl FleetConfig {
     #[must_use]
     pub fn bridge_also(mut self, toml: &str) -> Self {
         self.more_toml.push_str(toml);
+        self
+    }
+
+    /// Adds text to the agents' configuration.
+    #[must_use]
+    pub fn agents_also(mut self, toml: &str) -> Self {
+        self.agent_toml.push_str(toml);
         self
     }
 

@@ -113,7 +113,7 @@ impl Fleet {
     /// When one does not report.
     pub async fn start_agents(&self) -> Result<()> {
         for vm in &self.vms {
-            start_agent(vm).await?;
+            start_agent(vm, &self.config.agent_toml).await?;
         }
         let client = self.client();
         let all = self.vms.len();
@@ -157,11 +157,12 @@ impl Fleet {
     }
 }
 
-/// Starts the agent in a guest; returns its pid there.
+/// Starts the agent in a guest, with more text in its configuration; returns its pid there.
 ///
 /// # Errors
 /// When the guest does not answer.
-pub async fn start_agent(vm: &Vm) -> Result<u32> {
-    vm.run("echo 'bridge = \"vsock://2:7670\"' >/tmp/agent.toml").await?;
+pub async fn start_agent(vm: &Vm, more_toml: &str) -> Result<u32> {
+    let toml = format!("bridge = \"vsock://2:7670\"\n{more_toml}");
+    vm.put("/tmp/agent.toml", toml.as_bytes()).await?;
     vm.start("agent", "vmtide-agent run --config /tmp/agent.toml").await
 }
