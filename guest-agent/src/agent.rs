@@ -16,6 +16,7 @@ use crate::config::Config;
 use crate::demand::{Mode, Pace, Schedule, interval_ms};
 use crate::link::{self, Backoff, BackoffError, Link, LinkStatus, News};
 use crate::observer::{Observation, Observer};
+use crate::sense::working_set::{Leisure, Sampler};
 use crate::sense::{SenseError, StallTrigger};
 use crate::status::{SessionStatus, Status, StatusSocket};
 use crate::tune::control::{self, Asked};
@@ -144,16 +145,20 @@ pub async fn run(
     agent.tuner.stop(agent.boot_ms + agent.now_ms());
     let message = "the agent was stopped".into();
     agent.outbox.try_send(AgentMessage::Event(Event { event: EventKind::Stopping, message })).ok();
-    drop(agent);
+    let Agent { mut observer, outbox, .. } = agent;
+    drop(outbox);
     if timeout(FAREWELL, link).await.is_err() {
         info!("the bridge did not take the farewell within {FAREWELL:?}");
     }
+    // DAMON takes its time to end.
+    observer.stop();
     Ok(())
 }
 
 /// What an agent looks with, and where it is asked; an agent without the last goes on.
 fn senses(config: &Config, root: &Path) -> Result<(Observer, StallTrigger, Option<StatusSocket>), AgentError> {
-    let observer = Observer::open(root, config.grant_ms)?;
+    let mut observer = Observer::open(root, config.grant_ms)?;
+    observer.sense_working_set(Sampler::new(root, config.working_set.source));
     let trigger = StallTrigger::register(root).unwrap_or_else(|error| {
         warn!("no PSI trigger: {error}; a stall is seen at the next look");
         StallTrigger::absent()
@@ -216,7 +221,13 @@ impl Agent {
             .map_or(FIRST_LOOK_MS, |outlook| self.pace.next_ms(now_ms, outlook, self.intervals, self.config.grant_ms));
         self.relax(was);
         self.tune(now_ms);
-        let mut next_ms = now_ms.saturating_add(wait_ms);
+        let leisure = match self.pace.mode() {
+            Mode::Quiet => Leisure::Quiet,
+            Mode::Busy => Leisure::Busy,
+            Mode::Fast => Leisure::None,
+        };
+        let working_set_ms = self.observer.tend_working_set(now_ms, leisure);
+        let mut next_ms = now_ms.saturating_add(wait_ms).min(working_set_ms);
         if self.connected {
             let mode = self.pace.mode();
             if let Some(kind) = self.schedule.due(now_ms, outlook, mode, self.intervals)

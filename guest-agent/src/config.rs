@@ -1,6 +1,7 @@
 //! The agent's configuration: one small TOML file, every key optional.
 
 use crate::link::Address;
+use crate::sense::working_set::Wanted;
 use crate::tune::Mode;
 use serde::{Deserialize, Deserializer, de::Error};
 use std::ops::RangeInclusive;
@@ -53,6 +54,16 @@ pub struct Config {
     pub grant_ms: u64,
     /// Of the guest's knobs.
     pub tuning: Tuning,
+    /// Of how the working set is known.
+    pub working_set: WorkingSet,
+}
+
+/// What an operator may say about the working set.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct WorkingSet {
+    /// Which sources may be used.
+    pub source: Wanted,
 }
 
 /// What an operator may say about tuning.
@@ -101,6 +112,7 @@ impl Default for Config {
             log_level: LogLevel::Info,
             grant_ms: 2_000,
             tuning: Tuning::default(),
+            working_set: WorkingSet::default(),
         }
     }
 }
@@ -191,9 +203,10 @@ mod tests {
         let shown: Vec<_> = EXAMPLE.lines().filter_map(|line| line.strip_prefix("#:")).collect();
         let shown = shown.join("\n");
         assert_eq!(toml::from_str::<Config>(&shown).unwrap(), Config::default());
-        for unknown in ["no_such_key = 1", "tuning.no_such_key = 1"] {
+        for unknown in ["no_such_key = 1", "tuning.no_such_key = 1", "working_set.no_such_key = 1"] {
             let error = toml::from_str::<Config>(unknown).unwrap_err().to_string();
-            let (_, allowed) = error.split_once("expected one of ").unwrap();
+            let (_, allowed) = error.split_once("expected ").unwrap();
+            let allowed = allowed.trim_start_matches("one of ");
             for key in allowed.trim().split(", ") {
                 let key = key.trim_matches('`');
                 // What is off by default is shown without being a default.
@@ -223,6 +236,7 @@ mod tests {
             ("grant_ms = 5", &["line 1", "grant_ms", "5 is out of range", "100 to 60000 milliseconds"]),
             ("grant_ms = -5", &["line 1", "grant_ms"]),
             ("status_socket = 7", &["line 1", "status_socket", "string"]),
+            ("[working_set]\nsource = \"numa\"", &["line 2", "source", "numa", "`mglru`", "`counters`"]),
             ("[tuning]\nmode = \"on\"", &["line 2", "mode", "`observe`, `static`"]),
             ("[tuning.zram]\nsize_percent = 0", &["line 2", "size_percent", "0 is out of range", "1 to 200 percent"]),
             ("[tuning.zram]\nalgorithm = \"lz4\"", &["line 1", "missing field `size_percent`"]),

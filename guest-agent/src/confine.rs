@@ -1,4 +1,5 @@
-//! Takes from the agent the right to write anything but what it has to: its own files and the catalogue's.
+//! Takes from the agent the right to write anything but what it has to: its own files, the catalogue's, and those by which
+//! the kernel is asked to look at memory.
 //!
 //! In: the configuration. Out: a Landlock domain that the process cannot leave; on kernels without Landlock, a warning. A
 //! fault in the agent, or a message that makes it misbehave, then cannot reach other files, root or not.
@@ -56,6 +57,7 @@ pub fn confine(config: &Config, also: &[String]) -> Result<Confined, ConfineErro
     }
     let (catalogue, _) = Catalogue::load(&config.tuning.catalogue);
     let mut knobs = vec![PRESSURE.to_owned()];
+    knobs.extend(config.working_set.source.written().iter().map(|path| (*path).to_owned()));
     for knob in &catalogue.knobs {
         knobs.extend(place::places(Path::new("/"), &knob.path));
         knobs.extend(knob.twin.clone());

@@ -2,6 +2,7 @@
 
 use crate::demand::{CpuEstimator, IoEstimator, MemoryEstimator, Outlook};
 use crate::said::Said;
+use crate::sense::working_set::{Leisure, Sampler};
 use crate::sense::{CpuReader, CpuSample, MemoryReader, MemorySample, SenseError, StorageReader, StorageSample};
 use serde::Serialize;
 use std::path::Path;
@@ -45,6 +46,7 @@ pub struct Observer {
     io_demand: IoEstimator,
     cpu_answer: Answer<CpuDemand>,
     io_answer: Answer<IoDemand>,
+    working_set: Option<Sampler>,
     samples: Samples,
     said: Said,
 }
@@ -69,9 +71,29 @@ impl Observer {
             io_demand: IoEstimator::default(),
             cpu_answer: Answer::NotYet,
             io_answer: Answer::NotYet,
+            working_set: None,
             samples: Samples::default(),
             said,
         })
+    }
+
+    /// From now on also looks at the working set; the last look ends with [`Self::stop`].
+    pub fn sense_working_set(&mut self, sampler: Sampler) {
+        self.working_set = Some(sampler);
+    }
+
+    /// Takes the sample of the working set that is due; the next look's demand rests on it. Returns when the next is due.
+    pub fn tend_working_set(&mut self, now_ms: u64, leisure: Leisure) -> u64 {
+        let (Some(sampler), Some(memory)) = (&mut self.working_set, &self.samples.memory) else { return u64::MAX };
+        self.memory_demand.know(sampler.tend(now_ms, leisure, memory));
+        sampler.next_ms()
+    }
+
+    /// Ends what looking began in the kernel.
+    pub fn stop(&mut self) {
+        if let Some(sampler) = &mut self.working_set {
+            sampler.stop();
+        }
     }
 
     /// Looks at memory, and at CPU and disks each `rest_ms`: nothing about them is urgent, and their files are long.

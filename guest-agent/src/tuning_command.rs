@@ -6,6 +6,7 @@ use clap::{Args, Subcommand};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use vmtide_agent::config::Config;
+use vmtide_agent::sense::working_set;
 use vmtide_agent::tune::control::{self, Answer, Request};
 use vmtide_agent::tune::{Inventory, revert, show};
 use vmtide_agent::{full_text, status};
@@ -98,14 +99,21 @@ impl Tuning {
     }
 }
 
-/// Puts knobs back: through the agent that runs, or by itself when none does; returns what to print, and whether all went
+/// Puts knobs back, and with all of them ends what a killed agent left running in the kernel: through the agent that runs, or
+/// by itself when none does; returns what to print, and whether all went
 /// back that was vmtide's.
 pub fn revert(config: &Config, name: Option<&str>, root: &Path) -> anyhow::Result<(String, bool)> {
     let request = Request::Revert { name: name.map(Into::into) };
     let files = match control::ask(&config.tuning.journal, &request).context("the running agent does not answer")? {
         Some(Answer::Undone { files }) => files,
         Some(Answer::Failed { message }) => anyhow::bail!(message),
-        None => revert::revert(root, &config.tuning, name)?,
+        None => {
+            let files = revert::revert(root, &config.tuning, name)?;
+            if name.is_none() {
+                working_set::end_leftover(root)?;
+            }
+            files
+        }
     };
     let all_went = files.iter().all(|file| file.outcome.is_some());
     Ok((show::undone(&files), all_went))

@@ -127,6 +127,47 @@ pub struct MemorySignals {
     pub stall_full_permille: Amount,
     /// OOM kills since boot.
     pub oom_kills: Amount,
+    /// What was used lately; absent while the guest does not know.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub working_set: Option<WorkingSet>,
+}
+
+/// How much of the anonymous and file memory was used lately. Each amount holds those before it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(default)]
+pub struct WorkingSet {
+    /// Where it comes from.
+    pub source: WorkingSetSource,
+    /// Used within the last 10 seconds.
+    pub used_10_s_bytes: Amount,
+    /// Used within the last minute.
+    pub used_60_s_bytes: Amount,
+    /// Used within the last five minutes, or not known to be unused for so long.
+    pub used_300_s_bytes: Amount,
+    /// Used at any time: all of it.
+    pub total_bytes: Amount,
+    /// How long ago, when this was sent, it was so.
+    pub age_ms: Amount,
+    /// CPU time that it took to find out.
+    pub cost_us: Amount,
+}
+
+/// What tells the age of a guest's pages.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum WorkingSetSource {
+    /// The generations of the multi-generational LRU: when each page was last used.
+    Mglru,
+    /// DAMON: regions of memory, a page of each looked at once a second.
+    Damon,
+    /// Sizes and counters: all anonymous memory, active file pages and what came back. Knows no ages.
+    Counters,
+    /// A source of a newer peer.
+    #[default]
+    #[serde(other)]
+    Other,
 }
 
 /// Demand for CPU.

@@ -4,9 +4,14 @@
 //! present  = total − balloon                  what the guest has, as it sees it itself
 //! hard use = present − MemAvailable           what cannot go: kernel, anonymous and locked memory, watermarks
 //! floor    = hard use + margin                margin = 16 MiB + 1/32 of hard use
-//! need     = hard use + Active(file) + refaulted + swapped in + growth of hard use × time of a grant,
+//! need     = hard use + file pages in use + refaulted + swapped in + growth of hard use × time of a grant,
 //!            at least the floor, at most the operator's maximum
 //! ```
+//!
+//! **File pages in use** are those that the working set saw used within a minute, where its source tells file pages
+//! apart. Else they are Active(file), which never forgets while nothing is reclaimed: what was used once, at boot, stays
+//! in it. With the multi-generational LRU it means the two youngest generations, whose age is whatever the last one who
+//! made a generation left: once the agent makes them, it would swing between ten seconds' use and a minute's.
 //!
 //! While tasks stall for memory the need is above what the guest has, by an eighth or 32 MiB, so that thrashing never
 //! looks like contentment; that lesson stays for half a minute and then fades, or each grant would be taken back
@@ -24,7 +29,7 @@
 use super::decay::{Average, Recent, faded};
 use super::urgency::Held;
 use super::{per_second, permille};
-use crate::sense::{MemorySample, WINDOW_MS};
+use crate::sense::{MemorySample, WINDOW_MS, WorkingSet};
 use vmtide_protocol::demand::{MemoryDemand, MemoryReason, MemorySignals, Urgency};
 
 pub(super) const MIB: u64 = 1024 * 1024;
@@ -95,6 +100,7 @@ pub struct MemoryEstimator {
     killed_ms: Option<u64>,
     lesson: Option<Lesson>,
     held: Held,
+    working_set: Option<WorkingSet>,
 }
 
 /// How much more than the hard use it takes, as tasks showed when they last stalled.
@@ -147,7 +153,13 @@ impl MemoryEstimator {
             killed_ms: None,
             lesson: None,
             held: Held::default(),
+            working_set: None,
         }
+    }
+
+    /// Takes in what is known of the working set.
+    pub fn know(&mut self, working_set: Option<WorkingSet>) {
+        self.working_set = working_set;
     }
 
     /// The demand after one more sample; `None` after the first. `maximum_bytes` is the operator's, where known.
@@ -215,7 +227,7 @@ impl MemoryEstimator {
             urgency: self.held.urgency(),
             reason,
             waiting_ms: self.held.waiting_ms(now_ms).into(),
-            signals: self.signals(&before, sample, elapsed_ms),
+            signals: self.signals(&before, sample, now_ms, elapsed_ms),
         };
         Some(MemoryEstimate { demand, outlook })
     }
@@ -257,7 +269,11 @@ impl MemoryEstimator {
         let growth = self.growth.value();
         let growth = if growth >= GROWTH_LEAST_BYTES_PER_S { growth } else { 0 };
         let growth_bytes = (growth.saturating_mul(self.grant_ms) / 1000).min(usage.present_bytes);
-        [sample.active_file_bytes, refaulted_bytes, swapped_in_bytes, growth_bytes]
+        // What has gone since the working set was seen is not in use.
+        let cached_bytes = sample.active_file_bytes.saturating_add(sample.inactive_file_bytes);
+        let seen_bytes = self.working_set.and_then(|seen| seen.file_60_s_bytes);
+        let file_bytes = seen_bytes.map_or(sample.active_file_bytes, |bytes| bytes.min(cached_bytes));
+        [file_bytes, refaulted_bytes, swapped_in_bytes, growth_bytes]
             .into_iter()
             .fold(usage.hard_bytes, u64::saturating_add)
             .max(usage.hard_bytes.saturating_add(usage.margin_bytes))
@@ -311,7 +327,7 @@ impl MemoryEstimator {
         }
     }
 
-    fn signals(&self, before: &MemorySample, now: &MemorySample, elapsed_ms: u64) -> MemorySignals {
+    fn signals(&self, before: &MemorySample, now: &MemorySample, now_ms: u64, elapsed_ms: u64) -> MemorySignals {
         MemorySignals {
             total_bytes: now.total_bytes.into(),
             available_bytes: now.available_bytes.into(),
@@ -327,6 +343,7 @@ impl MemoryEstimator {
             stall_some_permille: self.stall_some.value().into(),
             stall_full_permille: self.stall_full.value().into(),
             oom_kills: now.oom_kills.into(),
+            working_set: self.working_set.map(|seen| seen.signal(now_ms)),
         }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! MemorySample  -> MemoryEstimator  -> MemoryEstimate { demand, outlook }
-//!                                                          | demand: to the bridge
+//! WorkingSet    ---^                                        | demand: to the bridge
 //!                                                          | outlook: to Pace, which says when to look again
 //! CpuSample     -> CpuEstimator     -> CpuDemand
 //! StorageSample -> IoEstimator      -> IoDemand

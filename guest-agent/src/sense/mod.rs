@@ -1,4 +1,5 @@
-//! Reads the guest: memory, CPU, block I/O and their pressure. Never writes.
+//! Reads the guest: memory, CPU, block I/O and their pressure. Never writes, but for what makes the kernel look: the
+//! stall trigger, and [`working_set`].
 //!
 //! In: the files of `/proc` and `/sys` below a root path, so that a fixture tree serves in tests. Out: one sample
 //! per resource, counters as the kernel counts them; what they mean is `demand`'s business. Files that every
@@ -15,6 +16,7 @@ pub mod pressure;
 mod source;
 pub mod storage;
 mod trigger;
+pub mod working_set;
 
 use std::{io, path::PathBuf};
 
@@ -24,6 +26,7 @@ pub(crate) use physical::balloon_reports_free_pages;
 pub use pressure::Stall;
 pub use storage::{StorageReader, StorageSample};
 pub use trigger::{StallTrigger, WINDOW_MS};
+pub use working_set::WorkingSet;
 
 /// Why the guest could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -31,6 +34,14 @@ pub enum SenseError {
     /// The file cannot be opened or read.
     #[error("cannot read {}", path.display())]
     Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The file cannot be written.
+    #[error("cannot write {}", path.display())]
+    Write {
         /// The file.
         path: PathBuf,
         /// Why.

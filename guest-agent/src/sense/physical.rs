@@ -11,7 +11,14 @@ const REPORTING: usize = 5;
 /// RAM that the firmware handed over at boot, bytes; `None` where the kernel does not show it, as to users other
 /// than root.
 pub(super) fn firmware_ram_bytes(root: &Path) -> Option<u64> {
-    let mut total_bytes = 0_u64;
+    let total_bytes =
+        firmware_ram(root)?.into_iter().try_fold(0_u64, |sum, (start, end)| sum.checked_add(end - start))?;
+    (total_bytes > 0).then_some(total_bytes)
+}
+
+/// Where that RAM lies: from the first address of each range up to the one behind its last, in rising order.
+pub(super) fn firmware_ram(root: &Path) -> Option<Vec<(u64, u64)>> {
+    let mut ranges = Vec::new();
     for range in fs::read_dir(root.join("sys/firmware/memmap")).ok()? {
         let range = range.ok()?.path();
         let text = |name| fs::read_to_string(range.join(name)).ok();
@@ -19,10 +26,12 @@ pub(super) fn firmware_ram_bytes(root: &Path) -> Option<u64> {
             continue;
         }
         let address = |name| u64::from_str_radix(text(name)?.trim().strip_prefix("0x")?, 16).ok();
-        let last_offset = address("end")?.checked_sub(address("start")?)?;
-        total_bytes = total_bytes.checked_add(last_offset)?.checked_add(1)?;
+        let (start, last) = (address("start")?, address("end")?);
+        let end = last.checked_add(1).filter(|&end| end > start)?;
+        ranges.push((start, end));
     }
-    (total_bytes > 0).then_some(total_bytes)
+    ranges.sort_unstable();
+    Some(ranges)
 }
 
 /// Whether the balloon gives way before the kernel kills. Then the kernel goes on counting ballooned pages in

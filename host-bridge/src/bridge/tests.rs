@@ -69,7 +69,13 @@ fn absent() -> Error {
 
 fn report(need_mib: u64, urgency: Urgency, waiting_ms: u64) -> GuestEvent {
     let demand = MemoryDemand { need_bytes: need_mib * MIB, floor_bytes: need_mib * MIB * 9 / 10, urgency };
-    let memory = Memory { demand, reason: MemoryReason::Steady, waiting_ms, signals: MemorySignals::default() };
+    let memory = Memory {
+        demand,
+        reason: MemoryReason::Steady,
+        waiting_ms,
+        signals: MemorySignals::default(),
+        working_set: None,
+    };
     let demand = Box::new(Demand { memory: Some(memory), ..Demand::default() });
     GuestEvent::Demand { demand, urgent: urgency >= Urgency::Pressed, tally: Tally::default() }
 }

@@ -9,7 +9,7 @@ use crate::plan;
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use vmtide_protocol::agent::ReplyStatus;
-use vmtide_protocol::demand::{self as wire, CpuReason, IoReason, MemoryReason, Urgency};
+use vmtide_protocol::demand::{self as wire, CpuReason, IoReason, MemoryReason, Urgency, WorkingSetSource};
 use vmtide_protocol::{Amount, agent};
 
 /// No VM has a pebibyte, moves one in a second, or counts anything that far.
@@ -21,6 +21,10 @@ const MOST_TASKS: u64 = 1 << 32;
 const PERMILLE: u64 = 1_000;
 /// Nobody waits longer than this for a grant and still means it.
 const MOST_WAITING_MS: u64 = 600_000;
+/// What was sampled a day ago says nothing.
+const MOST_AGE_MS: u64 = 86_400_000;
+/// A sample that takes a CPU for an hour is none.
+const MOST_COST_US: u64 = 3_600_000_000;
 
 /// Numbers that a guest sent and that cannot be.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -74,6 +78,29 @@ pub struct Memory {
     pub waiting_ms: u64,
     /// What was measured.
     pub signals: MemorySignals,
+    /// What was used lately; `None` while the guest does not know.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub working_set: Option<WorkingSet>,
+}
+
+/// How much of the anonymous and file memory was used lately. Each amount holds those before it, and none is more
+/// than the VM can have.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkingSet {
+    /// Where it comes from.
+    pub source: WorkingSetSource,
+    /// Used within the last 10 seconds.
+    pub used_10_s_bytes: u64,
+    /// Used within the last minute.
+    pub used_60_s_bytes: u64,
+    /// Used within the last five minutes, or not known to be unused for so long.
+    pub used_300_s_bytes: u64,
+    /// All of it.
+    pub total_bytes: u64,
+    /// How old it was when it was sent.
+    pub age_ms: u64,
+    /// CPU time that it took the guest to find out.
+    pub cost_us: u64,
 }
 
 /// Demand for CPU.
@@ -181,6 +208,22 @@ fn memory(wire: &wire::MemoryDemand, most: u64, clamps: &mut Clamps) -> Memory {
         reason: wire.reason,
         waiting_ms: clamps.hold("waiting_ms", wire.waiting_ms, MOST_WAITING_MS),
         signals: MemorySignals::check(&wire.signals, clamps),
+        working_set: wire.signals.working_set.as_ref().map(|wire| working_set(wire, most, clamps)),
+    }
+}
+
+fn working_set(wire: &wire::WorkingSet, most: u64, clamps: &mut Clamps) -> WorkingSet {
+    let total_bytes = clamps.hold("working_set.total_bytes", wire.total_bytes, most);
+    let used_300_s_bytes = clamps.hold("working_set.used_300_s_bytes", wire.used_300_s_bytes, total_bytes);
+    let used_60_s_bytes = clamps.hold("working_set.used_60_s_bytes", wire.used_60_s_bytes, used_300_s_bytes);
+    WorkingSet {
+        source: wire.source,
+        used_10_s_bytes: clamps.hold("working_set.used_10_s_bytes", wire.used_10_s_bytes, used_60_s_bytes),
+        used_60_s_bytes,
+        used_300_s_bytes,
+        total_bytes,
+        age_ms: clamps.hold("working_set.age_ms", wire.age_ms, MOST_AGE_MS),
+        cost_us: clamps.hold("working_set.cost_us", wire.cost_us, MOST_COST_US),
     }
 }
 
@@ -284,6 +327,33 @@ mod tests {
         assert_eq!((memory.waiting_ms, memory.reason), (MOST_WAITING_MS, MemoryReason::Other));
         assert_eq!((memory.signals.free_bytes, memory.signals.stall_full_permille), (MOST, 1000));
         assert_eq!(clamps, clamped(4, "oom_kills"));
+    }
+
+    #[test]
+    fn a_working_set_is_no_larger_than_the_vm_and_its_parts_no_larger_than_the_whole() {
+        let with = |working_set: &str| {
+            checked(&format!(
+                r#"{{"need_bytes":1,"floor_bytes":1,"urgency":"idle","reason":"idle","waiting_ms":0,"signals":{{{working_set}}}}}"#
+            ))
+        };
+        assert_eq!(with("").0.working_set, None);
+        let (memory, clamps) = with(
+            r#""working_set":{"source":"tea_leaves","used_10_s_bytes":-1,"used_60_s_bytes":9000,"used_300_s_bytes":800,
+                "total_bytes":18446744073709551615,"age_ms":5,"cost_us":-1}"#
+                .replace('\n', "")
+                .as_str(),
+        );
+        let expected = WorkingSet {
+            source: WorkingSetSource::Other,
+            used_10_s_bytes: 0,
+            used_60_s_bytes: 800,
+            used_300_s_bytes: 800,
+            total_bytes: MAXIMUM,
+            age_ms: 5,
+            cost_us: 0,
+        };
+        assert_eq!(memory.working_set, Some(expected));
+        assert_eq!(clamps, clamped(4, "working_set.cost_us"));
     }
 
     proptest! {

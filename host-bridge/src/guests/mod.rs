@@ -28,7 +28,9 @@ mod views;
 #[cfg(test)]
 mod tests;
 
-pub use check::{Clamps, Cpu, CpuSignals, Demand, Io, IoSignals, Memory, MemorySignals, Reply, demand as check_demand};
+pub use check::{
+    Clamps, Cpu, CpuSignals, Demand, Io, IoSignals, Memory, MemorySignals, Reply, WorkingSet, demand as check_demand,
+};
 pub use event::{End, GuestEvent, Hello, Tally};
 pub use transport::ListenError;
 pub use views::{GuestSummary, Views};

@@ -178,6 +178,7 @@ mod tests {
             reason: MemoryReason::Steady,
             waiting_ms: 0,
             signals: MemorySignals::default(),
+            working_set: None,
         });
         let tally = Tally { reports: 1, clamps: Clamps { count: 2, last_field: Some("x".into()) }, ..Tally::default() };
         GuestEvent::Demand { demand: Box::new(Demand { memory, ..Demand::default() }), urgent: false, tally }

@@ -195,6 +195,32 @@ fn what_comes_back_is_needed() {
     }
 }
 
+fn seen(file_60_s_bytes: Option<u64>) -> WorkingSet {
+    WorkingSet {
+        source: crate::sense::working_set::Source::Mglru,
+        at_ms: 0,
+        used_10_s_bytes: 0,
+        used_60_s_bytes: 200 * MIB,
+        used_300_s_bytes: 200 * MIB,
+        total_bytes: 260 * MIB,
+        file_60_s_bytes,
+        cost_us: 0,
+    }
+}
+
+#[test]
+fn file_pages_that_were_used_within_a_minute_are_needed_whatever_list_they_are_on() {
+    for (file, need_mib) in [(None, 240), (Some(5 * MIB), 222), (Some(90 * MIB), 290), (Some(900 * MIB), 340)] {
+        let mut guest = Guest::new(calm());
+        guest.estimator.know(Some(seen(file)));
+        let demand = guest.after(1_000, |_| {}).demand;
+        let needed = demand.need_bytes.within(u64::MAX).0 / MIB;
+        assert_eq!(needed, need_mib, "{file:?}: hard use, and file pages of which there are 140 MiB at most");
+        assert_eq!(demand.floor_bytes, ((200 + 16) * MIB + 200 * MIB / 32).into());
+        assert_eq!(demand.signals.working_set.unwrap().age_ms, 1_000.into());
+    }
+}
+
 #[test]
 fn a_stream_through_the_cache_is_no_working_set() {
     let mut guest = Guest::new(calm());
