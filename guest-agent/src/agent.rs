@@ -13,6 +13,7 @@
 //! The link has a task of its own, so that neither a slow bridge nor none holds up the looking.
 
 use crate::config::Config;
+use crate::cooperate::Yielder;
 use crate::demand::{Mode, Pace, Schedule, interval_ms};
 use crate::link::{self, Backoff, BackoffError, Link, LinkStatus, News};
 use crate::observer::{Observation, Observer};
@@ -50,7 +51,7 @@ const QUIET_SLACK_NS: u64 = 100_000_000;
 const SHORTEST_INTERVAL_MS: u64 = 100;
 const LONGEST_INTERVAL_MS: u64 = 600_000;
 /// What this agent can tell.
-const CAPABILITIES: [&str; 4] = ["memory", "cpu", "io", "pause_tuning"];
+const CAPABILITIES: [&str; 5] = ["memory", "cpu", "io", "pause_tuning", "yield_memory"];
 
 /// Why an agent could not run.
 #[derive(Debug, thiserror::Error)]
@@ -137,11 +138,13 @@ pub async fn run(
         link: link_status,
         looks: 0,
     };
+    let mut yielder = Yielder::new(root);
     tokio::select! {
-        () = agent.watch(&mut news, &mut requests, status.as_ref()) => {}
+        () = agent.watch(&mut news, &mut requests, &mut yielder, status.as_ref()) => {}
         () = stop => {}
     }
     drop(control);
+    yielder.stop();
     agent.tuner.stop(agent.boot_ms + agent.now_ms());
     let message = "the agent was stopped".into();
     agent.outbox.try_send(AgentMessage::Event(Event { event: EventKind::Stopping, message })).ok();
@@ -182,9 +185,13 @@ impl Agent {
         &mut self,
         news: &mut mpsc::Receiver<News>,
         requests: &mut mpsc::Receiver<Asked>,
+        yielder: &mut Yielder,
         status: Option<&StatusSocket>,
     ) {
         loop {
+            if yielder.works() {
+                self.observer.yields(self.now_ms());
+            }
             let (seen, next_ms) = self.look();
             let wake = self.started + Duration::from_millis(next_ms);
             let mut resting = true;
@@ -192,7 +199,11 @@ impl Agent {
                 tokio::select! {
                     () = sleep_until(wake) => resting = false,
                     () = self.trigger.fired() => resting = false,
-                    Some(news) = news.recv() => resting = !self.hear(news),
+                    Some(news) = news.recv() => resting = !self.hear(news, yielder),
+                    reply = yielder.reply() => {
+                        self.observer.yields(self.now_ms());
+                        self.answer(Some(reply));
+                    }
                     Some((request, reply)) = requests.recv() => {
                         // Who asked may have gone.
                         reply.send(self.tuner.serve(&request, self.boot_ms + self.now_ms())).ok();
@@ -255,7 +266,7 @@ impl Agent {
     }
 
     /// Acts on what the bridge said; returns whether to look at once.
-    fn hear(&mut self, news: News) -> bool {
+    fn hear(&mut self, news: News, yielder: &mut Yielder) -> bool {
         match news {
             News::Welcome(welcome) => {
                 let busy_ms = welcome.intervals.busy_ms.clamp(SHORTEST_INTERVAL_MS, LONGEST_INTERVAL_MS);
@@ -269,11 +280,13 @@ impl Agent {
             News::Host(host) => return self.hear_of_host(host),
             News::PauseTuning(PauseTuning { id, pause_ms }) => {
                 self.tuner.pause((self.boot_ms + self.now_ms()).saturating_add(pause_ms));
-                let reply = Reply { id, status: ReplyStatus::Done, amount: pause_ms.into(), detail: None };
-                self.tell(AgentMessage::Reply(reply));
+                self.answer(Some(Reply { id, status: ReplyStatus::Done, amount: pause_ms.into(), detail: None }));
             }
+            News::YieldMemory(request) => self.answer(yielder.begin(request)),
             News::Lost => {
                 self.connected = false;
+                // Nobody waits for the reply, and the next bridge's request may have the same id.
+                yielder.stop();
                 // Nobody says any more that the host is short of anything.
                 return self.hear_of_host(Host::default());
             }
@@ -284,6 +297,13 @@ impl Agent {
     fn hear_of_host(&mut self, host: Host) -> bool {
         self.host = host;
         self.tuner.hear(host)
+    }
+
+    /// Sends a reply, if there is one; a bridge that went away meanwhile misses it.
+    fn answer(&self, reply: Option<Reply>) {
+        if let Some(reply) = reply {
+            self.tell(AgentMessage::Reply(reply));
+        }
     }
 
     /// Hands a message to the link; `false` when there is no session, or the bridge does not keep up.

@@ -1,10 +1,11 @@
 //! Takes from the agent the right to write anything but what it has to: its own files, the catalogue's, and those by which
-//! the kernel is asked to look at memory.
+//! the kernel is asked to look at memory and to reclaim it.
 //!
 //! In: the configuration. Out: a Landlock domain that the process cannot leave; on kernels without Landlock, a warning. A
 //! fault in the agent, or a message that makes it misbehave, then cannot reach other files, root or not.
 
 use crate::config::Config;
+use crate::cooperate::RECLAIM;
 use crate::tune::{Catalogue, place};
 use landlock::{
     ABI, AccessFs, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr, RulesetCreatedAttr,
@@ -56,7 +57,7 @@ pub fn confine(config: &Config, also: &[String]) -> Result<Confined, ConfineErro
         fs::create_dir_all(path).map_err(|source| ConfineError::Folder { path: path.clone(), source })?;
     }
     let (catalogue, _) = Catalogue::load(&config.tuning.catalogue);
-    let mut knobs = vec![PRESSURE.to_owned()];
+    let mut knobs = vec![PRESSURE.to_owned(), RECLAIM.to_owned()];
     knobs.extend(config.working_set.source.written().iter().map(|path| (*path).to_owned()));
     for knob in &catalogue.knobs {
         knobs.extend(place::places(Path::new("/"), &knob.path));

@@ -6,11 +6,13 @@
 //!                          |
 //!                          +------> status: what `vmtide-agent status` shows
 //!                          +------> tune: sets the guest's knobs, and sets them back
+//!                          +------> cooperate: frees memory when the bridge asks
 //! ```
 
 pub mod agent;
 pub mod config;
 pub mod confine;
+pub mod cooperate;
 pub mod demand;
 #[cfg(test)]
 mod fake_bridge;

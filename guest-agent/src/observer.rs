@@ -89,6 +89,11 @@ impl Observer {
         sampler.next_ms()
     }
 
+    /// Takes in that memory is freed for the bridge.
+    pub fn yields(&mut self, now_ms: u64) {
+        self.memory_demand.yields(now_ms);
+    }
+
     /// Ends what looking began in the kernel.
     pub fn stop(&mut self) {
         if let Some(sampler) = &mut self.working_set {

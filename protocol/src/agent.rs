@@ -63,7 +63,7 @@ pub struct Reply {
     pub id: u64,
     /// How it ended.
     pub status: ReplyStatus,
-    /// How much was really done, in the request's unit (bytes freed, CPUs online, bytes trimmed).
+    /// How much was really done, in the request's unit (bytes that are spare, CPUs online, bytes trimmed).
     pub amount: Amount,
     /// Why it is not all of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]

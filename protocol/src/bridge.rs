@@ -138,7 +138,7 @@ pub struct Host {
 pub struct YieldMemory {
     /// For the reply.
     pub id: u64,
-    /// How much to free.
+    /// How much is to be spare: free, and more than the guest's floor needs. What is so already counts.
     pub bytes: u64,
     /// Reply within this time, with what there is.
     pub deadline_ms: u64,

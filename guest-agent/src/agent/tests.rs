@@ -9,6 +9,7 @@ use tempfile::TempDir;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use vmtide_protocol::BridgeMessage;
+use vmtide_protocol::bridge::YieldMemory;
 use vmtide_protocol::demand::{MemoryDemand, MemoryReason, Urgency};
 
 /// A configuration whose files nobody else uses.
@@ -249,6 +250,49 @@ async fn knobs_follow_the_host_within_two_seconds_and_go_back_on_a_clean_stop() 
     agent.stop.send(()).unwrap();
     agent.task.await.unwrap().unwrap();
     assert_eq!(fs::read_to_string(&haltpoll).unwrap(), "200000");
+}
+
+#[tokio::test]
+async fn a_request_to_yield_gets_one_reply_by_its_deadline_and_only_one_at_a_time() {
+    let bridge = FakeBridge::listen();
+    let agent = run(&bridge);
+    let reclaim = agent.root.path().join("sys/fs/cgroup/memory.reclaim");
+    let mut session = bridge.welcome().await;
+    let mib = 1024 * 1024;
+    let request = |id, mib_wanted, deadline_ms| {
+        BridgeMessage::YieldMemory(YieldMemory { id, bytes: mib_wanted * mib, deadline_ms })
+    };
+    let reply = async |session: &mut crate::fake_bridge::Guest| loop {
+        if let AgentMessage::Reply(reply) = session.hears().await {
+            break (reply.id, reply.status, reply.amount.within(u64::MAX).0 / mib, reply.detail.unwrap_or_default());
+        }
+    };
+    // 550 of 768 MiB are free.
+    session.says(&request(1, 200, 1_000)).await;
+    assert_eq!(reply(&mut session).await, (1, ReplyStatus::Done, 200, String::new()));
+    session.says(&request(2, 700, 1_000)).await;
+    let (id, status, amount, detail) = reply(&mut session).await;
+    assert_eq!((id, status), (2, ReplyStatus::Partial));
+    assert!((500..550).contains(&amount), "{amount}");
+    assert!(detail.starts_with("this kernel cannot be asked to reclaim"), "{detail}");
+
+    // One that reclaims nothing, and a second request meanwhile.
+    write(agent.root.path(), "sys/fs/cgroup/memory.reclaim", "");
+    agent.set_available_mib(100);
+    session.says(&request(3, 90, 1_000)).await;
+    session.says(&request(4, 90, 1_000)).await;
+    let (id, status, _, detail) = reply(&mut session).await;
+    assert_eq!((id, status), (4, ReplyStatus::Refused));
+    assert!(detail.contains("earlier request"), "{detail}");
+    let (id, status, amount, detail) = reply(&mut session).await;
+    assert_eq!((id, status, amount), (3, ReplyStatus::Partial, 0));
+    assert!(detail.starts_with("nothing more can be reclaimed"), "{detail}");
+    assert_eq!(fs::read_to_string(reclaim).unwrap(), (32 * mib).to_string());
+
+    agent.set_available_mib(10);
+    session.says(&request(5, 90, 1_000)).await;
+    let (id, status, ..) = reply(&mut session).await;
+    assert_eq!((id, status), (5, ReplyStatus::Refused), "the guest is at its floor");
 }
 
 #[tokio::test]

@@ -23,8 +23,9 @@
 //!
 //! **The balloon is not demand.** Growth is that of hard use: an inflating balloon takes MemAvailable and
 //! `present` down together and moves neither hard use nor need. The driver's own search for pages does show up as
-//! a stall, the same as a task's. So while the balloon inflates, a stall counts only with a sign that somebody misses
-//! what was taken: refaults, swap-ins, or available memory under the margin.
+//! a stall, the same as a task's; so may the agent's own, while it frees memory that the bridge asked for. So while the
+//! balloon inflates or the agent yields, a stall counts only with a sign that somebody misses what was taken:
+//! refaults, swap-ins, or available memory under the margin.
 
 use super::decay::{Average, Recent, faded};
 use super::urgency::Held;
@@ -50,7 +51,7 @@ const MISSED_FADE_MS: u64 = 10_000;
 const MISSED_LEAST_BYTES: u64 = MIB;
 /// An OOM kill is critical for this long.
 const KILL_MS: u64 = 10_000;
-/// After its last growth the balloon counts as inflating for this long.
+/// After its last growth the balloon counts as inflating for this long, and the agent as yielding after it did.
 const INFLATING_MS: u64 = 2_000;
 /// A lesson is kept whole for this long, then fades.
 const LESSON_MS: u64 = 30_000;
@@ -96,7 +97,8 @@ pub struct MemoryEstimator {
     refaulted: Recent,
     swapped_in: Recent,
     alloc_stalls: Recent,
-    inflated_ms: Option<u64>,
+    /// When memory was last taken by the balloon, or freed for it.
+    taken_ms: Option<u64>,
     killed_ms: Option<u64>,
     lesson: Option<Lesson>,
     held: Held,
@@ -137,6 +139,11 @@ impl Usage {
     }
 }
 
+/// Between what a guest of this sample cannot do without and its floor.
+pub fn margin_bytes(sample: &MemorySample) -> u64 {
+    Usage::of(sample).margin_bytes
+}
+
 impl MemoryEstimator {
     /// An estimator that looks ahead by `grant_ms`, the time from asking to having.
     pub fn new(grant_ms: u64) -> Self {
@@ -149,7 +156,7 @@ impl MemoryEstimator {
             refaulted: Recent::new(MISSED_FADE_MS),
             swapped_in: Recent::new(MISSED_FADE_MS),
             alloc_stalls: Recent::new(STALL_FADE_MS),
-            inflated_ms: None,
+            taken_ms: None,
             killed_ms: None,
             lesson: None,
             held: Held::default(),
@@ -162,6 +169,11 @@ impl MemoryEstimator {
         self.working_set = working_set;
     }
 
+    /// Takes in that the agent frees memory for the bridge.
+    pub fn yields(&mut self, now_ms: u64) {
+        self.taken_ms = Some(now_ms);
+    }
+
     /// The demand after one more sample; `None` after the first. `maximum_bytes` is the operator's, where known.
     pub fn update(&mut self, now_ms: u64, sample: &MemorySample, maximum_bytes: Option<u64>) -> Option<MemoryEstimate> {
         let (before_ms, before) = self.previous.replace((now_ms, *sample))?;
@@ -171,7 +183,7 @@ impl MemoryEstimator {
         self.growth.moved(Usage::of(&before).hard_bytes, usage.hard_bytes, elapsed_ms);
         self.take_missed(&before, sample, elapsed_ms);
         if sample.balloon_bytes > before.balloon_bytes {
-            self.inflated_ms = Some(now_ms);
+            self.taken_ms = Some(now_ms);
         }
         let new_oom_kills = sample.oom_kills.saturating_sub(before.oom_kills);
         if new_oom_kills > 0 {
@@ -254,9 +266,9 @@ impl MemoryEstimator {
 
     /// Whether stalls are those of somebody who misses memory; see the module's last paragraph.
     fn stall_counts(&self, now_ms: u64, sample: &MemorySample, usage: &Usage) -> bool {
-        let inflating = self.inflated_ms.is_some_and(|at_ms| now_ms.saturating_sub(at_ms) < INFLATING_MS);
+        let taken = self.taken_ms.is_some_and(|at_ms| now_ms.saturating_sub(at_ms) < INFLATING_MS);
         let missed_bytes = self.refaulted.value().saturating_add(self.swapped_in.value());
-        !inflating || missed_bytes >= MISSED_LEAST_BYTES || sample.available_bytes < usage.margin_bytes
+        !taken || missed_bytes >= MISSED_LEAST_BYTES || sample.available_bytes < usage.margin_bytes
     }
 
     /// What the guest uses now and shortly, without any lesson.

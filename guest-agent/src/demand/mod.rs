@@ -20,7 +20,7 @@ mod urgency;
 
 pub use cpu::CpuEstimator;
 pub use io::IoEstimator;
-pub use memory::{MemoryEstimate, MemoryEstimator, Outlook};
+pub use memory::{MemoryEstimate, MemoryEstimator, Outlook, margin_bytes};
 pub use pace::{Mode, Pace};
 pub use schedule::{Kind, Schedule, interval_ms};
 

@@ -28,7 +28,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, info, warn};
-use vmtide_protocol::bridge::{Allocation, Host, PauseTuning, Welcome};
+use vmtide_protocol::bridge::{Allocation, Host, PauseTuning, Welcome, YieldMemory};
 use vmtide_protocol::{AgentMessage, agent::Hello};
 
 /// The shortest wait before another attempt, before chance halves it.
@@ -51,6 +51,8 @@ pub enum News {
     Host(Host),
     /// A request to leave the knobs alone for a while.
     PauseTuning(PauseTuning),
+    /// A request to free memory.
+    YieldMemory(YieldMemory),
     /// The session ended.
     Lost,
 }

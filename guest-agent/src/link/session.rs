@@ -118,9 +118,12 @@ impl Session {
                 news.send(News::PauseTuning(request)).await.ok();
                 return Ok(());
             }
+            BridgeMessage::YieldMemory(request) => {
+                news.send(News::YieldMemory(request)).await.ok();
+                return Ok(());
+            }
             // A session that runs begins no second time.
             BridgeMessage::Welcome(_) => return Ok(()),
-            BridgeMessage::YieldMemory(request) => request.id,
             BridgeMessage::SetOnlineCpus(request) => request.id,
             BridgeMessage::TrimStorage(request) => request.id,
         };

@@ -4,7 +4,7 @@ use super::*;
 use crate::fake_bridge::{FakeBridge, allocation, welcome};
 use tokio::task::JoinHandle;
 use vmtide_protocol::agent::{ReplyStatus, Report};
-use vmtide_protocol::bridge::{Reject, RejectReason, SetOnlineCpus, YieldMemory};
+use vmtide_protocol::bridge::{Reject, RejectReason, SetOnlineCpus, TrimStorage};
 use vmtide_protocol::demand::{Answer, Demand};
 use vmtide_protocol::{BridgeMessage, MAX_LINE_BYTES, SUPPORTED};
 
@@ -57,7 +57,7 @@ async fn requests_that_it_cannot_do_get_their_one_reply() {
     let _link = run(bridge.address());
     let mut guest = bridge.welcome().await;
     for (id, request) in [
-        (7, BridgeMessage::YieldMemory(YieldMemory { id: 7, bytes: 1, deadline_ms: 1 })),
+        (7, BridgeMessage::TrimStorage(TrimStorage { id: 7, deadline_ms: 1 })),
         (8, BridgeMessage::SetOnlineCpus(SetOnlineCpus { id: 8, cpus: 1, deadline_ms: 1 })),
     ] {
         guest.says(&request).await;

@@ -195,6 +195,20 @@ fn what_comes_back_is_needed() {
     }
 }
 
+#[test]
+fn a_stall_while_the_agent_yields_counts_only_when_somebody_misses_what_was_taken() {
+    for (missed, expected) in [(0, Urgency::Idle), (2 * MIB, Urgency::Critical)] {
+        let mut guest = Guest::new(calm());
+        guest.calm_for(2);
+        guest.estimator.yields(2_000);
+        let estimate = guest.after(500, |sample| {
+            stalled_us(sample, 250_000);
+            sample.refault_file_bytes += missed;
+        });
+        assert_eq!(estimate.outlook.urgency, expected);
+    }
+}
+
 fn seen(file_60_s_bytes: Option<u64>) -> WorkingSet {
     WorkingSet {
         source: crate::sense::working_set::Source::Mglru,

@@ -1,0 +1,16 @@
+//! Answers what the host asks of the guest.
+//!
+//! ```text
+//! yield_memory -> Yielder: one thread at a time ---------------------------> reply: what the balloon can take now
+//!                    |  reads memory, writes memory.reclaim  ^                 by the deadline, done or not
+//!                    +--------> Yield (pure): what next -----+
+//! ```
+//!
+//! In: a request of the bridge. Out: its one reply, by the deadline. What is asked is never more than a wish: the guest keeps
+//! its floor, and stops when somebody misses what was taken.
+
+mod yielder;
+mod yielding;
+
+pub use yielder::{RECLAIM, Yielder};
+pub use yielding::{Next, Reading, Stop, Yield};
