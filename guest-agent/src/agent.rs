@@ -228,8 +228,7 @@ impl Agent {
             self.tell(AgentMessage::Event(Event { event: EventKind::OomKill, message }));
         }
         let was = self.pace.mode();
-        let wait_ms = outlook
-            .map_or(FIRST_LOOK_MS, |outlook| self.pace.next_ms(now_ms, outlook, self.intervals, self.config.grant_ms));
+        let wait_ms = outlook.map_or(FIRST_LOOK_MS, |outlook| self.pace.next_ms(now_ms, outlook, self.intervals));
         self.relax(was);
         self.tune(now_ms);
         let leisure = match self.pace.mode() {

@@ -49,7 +49,7 @@ pub struct Config {
     pub status_socket: PathBuf,
     /// The least important lines that are logged.
     pub log_level: LogLevel,
-    /// How long it takes from asking for memory to having it.
+    /// How long it takes from asking for memory to having it, until that was seen.
     #[serde(deserialize_with = "grant_ms")]
     pub grant_ms: u64,
     /// Of the guest's knobs.

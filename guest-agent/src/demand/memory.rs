@@ -28,6 +28,7 @@
 //! refaults, swap-ins, or available memory under the margin.
 
 use super::decay::{Average, Recent, faded};
+use super::grant::GrantTime;
 use super::urgency::Held;
 use super::{per_second, permille};
 use crate::sense::{MemorySample, WINDOW_MS, WorkingSet};
@@ -57,6 +58,8 @@ const INFLATING_MS: u64 = 2_000;
 const LESSON_MS: u64 = 30_000;
 const LESSON_FADE_MS: u64 = 60_000;
 const STEP_LEAST_BYTES: u64 = 32 * MIB;
+/// What was in use this long ago counts for a lesson that is learnt now.
+const FREED_MS: u64 = 5_000;
 
 /// A demand, and what helps to decide when to look again.
 #[derive(Clone, Debug)]
@@ -80,6 +83,8 @@ pub struct Outlook {
     pub available_bytes: u64,
     /// When available memory will be gone, should hard use grow on; `None` when it does not.
     pub exhausted_in_ms: Option<u64>,
+    /// How long it takes from asking to having, as far as is known.
+    pub grant_ms: u64,
     /// Whether the stall of the latest interval is above its average.
     pub stall_grows: bool,
     /// OOM kills since the previous sample.
@@ -89,7 +94,6 @@ pub struct Outlook {
 /// Turns memory samples into demand.
 #[derive(Clone, Debug)]
 pub struct MemoryEstimator {
-    grant_ms: u64,
     previous: Option<(u64, MemorySample)>,
     growth: Average,
     stall_some: Average,
@@ -101,6 +105,9 @@ pub struct MemoryEstimator {
     taken_ms: Option<u64>,
     killed_ms: Option<u64>,
     lesson: Option<Lesson>,
+    /// The most that was in use lately, and when.
+    hard_peak: Option<(u64, u64)>,
+    grants: GrantTime,
     held: Held,
     working_set: Option<WorkingSet>,
 }
@@ -145,10 +152,9 @@ pub fn margin_bytes(sample: &MemorySample) -> u64 {
 }
 
 impl MemoryEstimator {
-    /// An estimator that looks ahead by `grant_ms`, the time from asking to having.
+    /// An estimator that looks ahead by the time from asking to having: `grant_ms`, until grants were seen.
     pub fn new(grant_ms: u64) -> Self {
         Self {
-            grant_ms,
             previous: None,
             growth: Average::new(GROWTH_FADE_MS),
             stall_some: Average::new(STALL_FADE_MS),
@@ -159,6 +165,8 @@ impl MemoryEstimator {
             taken_ms: None,
             killed_ms: None,
             lesson: None,
+            hard_peak: None,
+            grants: GrantTime::new(grant_ms),
             held: Held::default(),
             working_set: None,
         }
@@ -199,9 +207,10 @@ impl MemoryEstimator {
         let stalled_lately = stalls >= STALL_FELT_PERMILLE && latest_stall >= STALL_FELT_PERMILLE;
 
         let working_bytes = self.working_bytes(&usage, sample, stalls);
+        let hard_lately_bytes = self.hard_lately(now_ms, usage.hard_bytes);
         if stalled_lately || new_oom_kills > 0 {
             let wanted_bytes = usage.present_bytes.saturating_add((usage.present_bytes / 8).max(STEP_LEAST_BYTES));
-            let extra_bytes = wanted_bytes.saturating_sub(usage.hard_bytes);
+            let extra_bytes = wanted_bytes.saturating_sub(hard_lately_bytes);
             self.lesson = Some(Lesson { learnt_ms: now_ms, extra_bytes });
         }
         let most_bytes = maximum_bytes.unwrap_or(u64::MAX);
@@ -219,9 +228,10 @@ impl MemoryEstimator {
         let began_ms = if state.stalled_permille >= STALL_FELT_PERMILLE || state.killed {
             Some(now_ms.saturating_sub(elapsed_ms.min(WINDOW_MS)))
         } else {
-            (state.exhausted_in_ms < 2 * self.grant_ms).then_some(now_ms)
+            (state.exhausted_in_ms < 2 * self.grants.ms()).then_some(now_ms)
         };
         self.held.measured(now_ms, self.measured(&state, &usage, need_bytes), began_ms);
+        self.grants.update(now_ms, usage.present_bytes, need_bytes, self.held.urgency() >= Urgency::Pressed);
         let reason = self.reason(&state);
 
         let outlook = Outlook {
@@ -230,6 +240,7 @@ impl MemoryEstimator {
             present_bytes: usage.present_bytes,
             available_bytes: sample.available_bytes,
             exhausted_in_ms,
+            grant_ms: self.grants.ms(),
             stall_grows: latest_stall >= average_before + STALL_FELT_PERMILLE,
             new_oom_kills,
         };
@@ -277,10 +288,15 @@ impl MemoryEstimator {
         // cache that comes back without anybody stalling is a stream passing through: more memory would not hold it.
         let share = if stalls >= STALL_FELT_PERMILLE { 4 } else { 16 };
         let refaulted_bytes = self.refaulted.value().min(usage.present_bytes / share);
-        let swapped_in_bytes = self.swapped_in.value().min(usage.present_bytes / 4);
+        let swapped_in_bytes = if stalls >= STALL_HURTS_PERMILLE && self.swapped_in.value() >= MISSED_LEAST_BYTES {
+            // Who thrashes is read back at the speed of its swap, which says little about how much it misses.
+            sample.swap_used_bytes.min(usage.present_bytes)
+        } else {
+            self.swapped_in.value().min(usage.present_bytes / 4)
+        };
         let growth = self.growth.value();
         let growth = if growth >= GROWTH_LEAST_BYTES_PER_S { growth } else { 0 };
-        let growth_bytes = (growth.saturating_mul(self.grant_ms) / 1000).min(usage.present_bytes);
+        let growth_bytes = (growth.saturating_mul(self.grants.ms()) / 1000).min(usage.present_bytes);
         // What has gone since the working set was seen is not in use.
         let cached_bytes = sample.active_file_bytes.saturating_add(sample.inactive_file_bytes);
         let seen_bytes = self.working_set.and_then(|seen| seen.file_60_s_bytes);
@@ -289,6 +305,15 @@ impl MemoryEstimator {
             .into_iter()
             .fold(usage.hard_bytes, u64::saturating_add)
             .max(usage.hard_bytes.saturating_add(usage.margin_bytes))
+    }
+
+    /// The most that was in use in the last seconds. A stall's average outlives what stalled: who frees its memory would
+    /// otherwise seem to need all of it, and more, on top of what is left.
+    fn hard_lately(&mut self, now_ms: u64, hard_bytes: u64) -> u64 {
+        let holds = |(at_ms, bytes): &(u64, u64)| *bytes > hard_bytes && now_ms.saturating_sub(*at_ms) < FREED_MS;
+        let peak = self.hard_peak.filter(holds).unwrap_or((now_ms, hard_bytes));
+        self.hard_peak = Some(peak);
+        peak.1
     }
 
     fn lesson_bytes(&self, now_ms: u64) -> u64 {
@@ -302,9 +327,10 @@ impl MemoryEstimator {
         let was_idle = self.held.urgency() == Urgency::Idle;
         let idle_bytes = usage.present_bytes / 20 * if was_idle { 16 } else { 15 };
         let critical =
-            state.killed || state.stalled_permille >= STALL_HURTS_PERMILLE || state.exhausted_in_ms < self.grant_ms;
-        let pressed =
-            state.scarce || state.stalled_permille >= STALL_FELT_PERMILLE || state.exhausted_in_ms < 2 * self.grant_ms;
+            state.killed || state.stalled_permille >= STALL_HURTS_PERMILLE || state.exhausted_in_ms < self.grants.ms();
+        let pressed = state.scarce
+            || state.stalled_permille >= STALL_FELT_PERMILLE
+            || state.exhausted_in_ms < 2 * self.grants.ms();
         if critical {
             Urgency::Critical
         } else if pressed {
@@ -322,7 +348,7 @@ impl MemoryEstimator {
             MemoryReason::Exhausted
         } else if stalled {
             MemoryReason::Stalled
-        } else if state.exhausted_in_ms < 2 * self.grant_ms {
+        } else if state.exhausted_in_ms < 2 * self.grants.ms() {
             MemoryReason::Growing
         } else if self.swapped_in.value() >= MISSED_LEAST_BYTES {
             MemoryReason::Swapping

@@ -12,6 +12,7 @@
 
 mod cpu;
 mod decay;
+mod grant;
 mod io;
 mod memory;
 mod pace;

@@ -51,7 +51,7 @@ pub struct Pace {
 
 impl Pace {
     /// Takes in the latest outlook, and returns after how many milliseconds to look again.
-    pub fn next_ms(&mut self, now_ms: u64, outlook: &Outlook, intervals: Intervals, grant_ms: u64) -> u64 {
+    pub fn next_ms(&mut self, now_ms: u64, outlook: &Outlook, intervals: Intervals) -> u64 {
         let within = |at_ms: Option<u64>, ms| at_ms.is_some_and(|at_ms| now_ms.saturating_sub(at_ms) < ms);
         if outlook.stall_grows || outlook.urgency > self.urgency.max(Urgency::Normal) {
             self.grew_ms = Some(now_ms);
@@ -70,7 +70,7 @@ impl Pace {
             Mode::Quiet
         };
         match self.mode {
-            Mode::Fast if outlook.exhausted_in_ms.is_some_and(|ms| ms < grant_ms) => FASTEST_MS,
+            Mode::Fast if outlook.exhausted_in_ms.is_some_and(|ms| ms < outlook.grant_ms) => FASTEST_MS,
             Mode::Fast => FAST_MS,
             Mode::Busy => intervals.busy_ms,
             Mode::Quiet => {
@@ -96,12 +96,13 @@ mod tests {
         present_bytes: 768 * MIB,
         available_bytes: 512 * MIB,
         exhausted_in_ms: None,
+        grant_ms: 2_000,
         stall_grows: false,
         new_oom_kills: 0,
     };
 
     fn next_ms(pace: &mut Pace, now_ms: u64, outlook: Outlook) -> u64 {
-        pace.next_ms(now_ms, &outlook, Intervals::default(), 2_000)
+        pace.next_ms(now_ms, &outlook, Intervals::default())
     }
 
     /// A pace that has seen nothing happen for a while.

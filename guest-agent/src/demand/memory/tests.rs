@@ -286,6 +286,66 @@ prop_compose! {
     }
 }
 
+#[test]
+fn who_frees_what_stalled_takes_the_lesson_along() {
+    let mut guest = Guest::new(calm());
+    let squeezed = |sample: &mut MemorySample| {
+        use_more(sample, 100 * MIB);
+        stalled_us(sample, 300_000);
+    };
+    for _ in 0..8 {
+        guest.after(1_000, squeezed);
+    }
+    let before = guest.after(1_000, |sample| stalled_us(sample, 300_000)).outlook;
+    assert!(before.need_bytes > 1_024 * MIB, "{before:?}");
+    // The tasks end; those that remain stall for a moment more.
+    guest.after(1_000, |sample| {
+        sample.available_bytes += 800 * MIB;
+        sample.anon_bytes -= 800 * MIB;
+        stalled_us(sample, 300_000);
+    });
+    let after = guest.after(1_000, |sample| stalled_us(sample, 50_000)).outlook;
+    assert!(after.need_bytes < 600 * MIB, "{after:?}");
+}
+
+#[test]
+fn who_thrashes_needs_what_is_swapped_out() {
+    let swapped = |sample: &mut MemorySample| {
+        sample.swap_used_bytes = 300 * MIB;
+        sample.swap_in_bytes += 8 * MIB;
+    };
+    let mut guest = Guest::new(calm());
+    let calm_reader = guest.after(1_000, swapped).outlook;
+    assert!(calm_reader.need_bytes < 300 * MIB, "nobody waits for it: {calm_reader:?}");
+    let mut guest = Guest::new(calm());
+    let mut thrashes = None;
+    for _ in 0..3 {
+        thrashes = Some(guest.after(1_000, |sample| {
+            swapped(sample);
+            stalled_us(sample, 400_000);
+        }));
+    }
+    let thrashes = thrashes.unwrap();
+    assert!(thrashes.outlook.need_bytes >= 500 * MIB, "{:?}", thrashes.outlook);
+}
+
+#[test]
+fn fast_grants_let_a_guest_ask_later() {
+    let exhausted_in_a_second = |guest: &mut Guest| guest.after(100, |sample| use_more(sample, 40 * MIB)).outlook;
+    let mut guest = Guest::new(calm());
+    assert_eq!(exhausted_in_a_second(&mut guest).grant_ms, GRANT_MS);
+    let mut asks = guest.after(100, |_| {}).outlook;
+    while asks.urgency < Urgency::Pressed || asks.need_bytes < asks.present_bytes + 16 * MIB {
+        asks = exhausted_in_a_second(&mut guest);
+    }
+    // The host answers at once: the balloon gives back half of what was missing and more.
+    let answered = guest.after(100, |sample| {
+        sample.total_bytes += 1_024 * MIB;
+        sample.available_bytes += 1_024 * MIB;
+    });
+    assert_eq!(answered.outlook.grant_ms, GRANT_MS / 4);
+}
+
 fn any_number() -> impl Strategy<Value = u64> {
     prop_oneof![Just(0), Just(u64::MAX), 0..2_048 * MIB, any::<u64>()]
 }
