@@ -20,7 +20,7 @@ async fn is_known(lab: &Lab, source: &str, kernel: Kernel) -> Result<()> {
     let base = meminfo(&vm, "AnonPages").await?;
     vm.start("load", "vmtide-load --phases anon=300M/100M:600s --fill-mib 300").await?;
     wait_for("the load is filled", SOON, async || Ok(last(&vm).await.is_ok_and(|now| now.anon_bytes == ALL))).await?;
-    vm.start("agent", "vmtide-agent run").await?;
+    start_agent(&vm).await?;
 
     let mut sample = Value::Null;
     wait_for(&format!("a sample of {source}"), 2 * SOON, async || {
@@ -60,12 +60,12 @@ async fn a_monitor_of_damon_ends_with_the_agent_however_it_ends() -> Result<()> 
     let monitors = async || -> Result<String> { vm.run("cat /sys/kernel/mm/damon/admin/kdamonds/nr_kdamonds").await };
     let runs = async || Ok(monitors().await? == "1\n");
     vm.run("echo n >/sys/kernel/mm/lru_gen/enabled").await?;
-    let killed = vm.start("agent", "vmtide-agent run").await?;
+    let killed = start_agent(&vm).await?;
     wait_for("a monitor", SOON, runs).await?;
     vm.kill(killed).await?;
     assert_eq!(monitors().await?, "1\n", "nobody could end it");
 
-    vm.start("agent", "vmtide-agent run").await?;
+    start_agent(&vm).await?;
     wait_for("the next agent has its own monitor", SOON, async || {
         Ok(runs().await? && vm.run("cat /tmp/agent.log").await?.contains("source=Damon"))
     })
@@ -75,7 +75,7 @@ async fn a_monitor_of_damon_ends_with_the_agent_however_it_ends() -> Result<()> 
 
     // Somebody else's is left alone.
     vm.run("echo 1 >/sys/kernel/mm/damon/admin/kdamonds/nr_kdamonds").await?;
-    vm.start("agent", "vmtide-agent run").await?;
+    start_agent(&vm).await?;
     wait_for("counters", SOON, async || {
         let status = status(&vm).await.unwrap_or_default();
         Ok(status["demand"]["memory"]["known"]["signals"]["working_set"]["source"] == "counters")
@@ -83,6 +83,12 @@ async fn a_monitor_of_damon_ends_with_the_agent_however_it_ends() -> Result<()> 
     .await?;
     assert_eq!(monitors().await?, "1\n");
     Ok(())
+}
+
+/// Starts an agent that tunes nothing: which LRU the guest has is the test's to say.
+async fn start_agent(vm: &Vm) -> Result<u32> {
+    vm.put("/tmp/agent.toml", b"[tuning]\nmode = \"observe\"\n").await?;
+    vm.start("agent", "vmtide-agent run --config /tmp/agent.toml").await
 }
 
 async fn status(vm: &Vm) -> Result<Value> {

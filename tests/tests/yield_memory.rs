@@ -27,7 +27,9 @@ impl Session {
     /// Starts an agent and welcomes it.
     async fn with(vm: &Vm) -> Result<Self> {
         let listener = vm.listen(PORT)?;
-        vm.start("agent", "vmtide-agent run").await?;
+        // Tunes nothing: it is the guest as it is that yields.
+        vm.put("/tmp/agent.toml", b"[tuning]\nmode = \"observe\"\n").await?;
+        vm.start("agent", "vmtide-agent run --config /tmp/agent.toml").await?;
         let (stream, _) = timeout(SOON, listener.accept()).await.context("no agent dials")??;
         let mut session = Self { stream: BufReader::new(stream), id: 0 };
         let AgentMessage::Hello(hello) = session.hears().await? else { bail!("hello comes first") };
