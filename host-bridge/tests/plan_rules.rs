@@ -60,6 +60,22 @@ fn surplus_goes_back_only_below_the_peak_of_the_last_minute() {
 }
 
 #[test]
+fn free_pages_go_back_at_once_and_page_cache_in_slices() {
+    let mut reads = vm(800, 1000, needs(200, Urgency::Idle));
+    reads.shown.cached_bytes = Some(500 * MIB);
+    let plan_of = |vm: &VmView| step(&plan(&host(2000), std::slice::from_ref(vm)), 0);
+    // Its floor is 150 and its cache 500; a slice of cache is 50.
+    assert_eq!(plan_of(&reads), Some((Direction::Shrink, 600)));
+    (reads.allocation_bytes, reads.target_bytes) = (600 * MIB, 600 * MIB);
+    reads.history = moved(800, 600, Pace::Calm, 20_000);
+    assert_eq!(plan_of(&reads), None, "a slice a minute");
+    reads.history = moved(800, 600, Pace::Calm, 61_000);
+    assert_eq!(plan_of(&reads), Some((Direction::Shrink, 562)));
+    let stalls = plan(&host(1000), &[reads, vm(100, 1000, needs(700, Urgency::Critical))]);
+    assert_eq!(stalls.verdicts[0].rule, Rule::Revoke, "cache is nobody's need");
+}
+
+#[test]
 fn nobody_is_shrunk_calmly_before_a_minute_of_reports() {
     let mut idle = vm(800, 1000, needs(200, Urgency::Idle));
     idle.history = seen(&[(40, 200), (20, 200), (0, 200)]);

@@ -77,7 +77,8 @@ proptest! {
     fn noise_turns_nobody_round((host, vms) in quiet_host(40), seed in any::<u64>()) {
         let mut sim = sim(host, vms);
         let mut noise = noise(seed);
-        for _ in 0..180 {
+        // Until it is known that nobody bursts, which sizes the pool.
+        for _ in 0..360 {
             sim.tick(&mut noise);
         }
         sim.forget_moves();

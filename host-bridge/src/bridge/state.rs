@@ -309,9 +309,8 @@ impl Bridge {
             return;
         }
         let now_ms = self.now.ms;
-        let view = |(number, vm): (usize, &Vm)| {
-            Some((number, vm.view(self.demand(number), self.guests.committed_bytes(number))?))
-        };
+        let view =
+            |(number, vm): (usize, &Vm)| Some((number, vm.view(self.demand(number), self.guests.shown(number))?));
         let (numbers, views): (Vec<usize>, Vec<_>) = self.vms.iter().enumerate().filter_map(view).unzip();
         let plan = self.planning.plan(now_ms, &self.host, &views, &self.policy);
         if self.state != Some(plan.state) {

@@ -91,18 +91,18 @@ impl Vm {
         }
     }
 
-    /// What peers' rules go by.
-    fn shown(&self, committed_bytes: Option<u64>) -> Shown {
+    /// What its guest showed, and its hypervisor.
+    fn shown(&self, by_guest: Shown) -> Shown {
         match self.hypervisor {
             Hypervisor::Attached(MachineState { shown_free_bytes: free_bytes, resident_bytes, .. }) => {
-                Shown { free_bytes, committed_bytes, resident_bytes }
+                Shown { free_bytes, resident_bytes, ..by_guest }
             }
-            _ => Shown { committed_bytes, ..Shown::default() },
+            _ => by_guest,
         }
     }
 
-    /// What the planner sees of it, with what its guest wants and what it has committed; `None` where there is no VM.
-    pub(super) fn view(&self, demand: Demand, committed_bytes: Option<u64>) -> Option<VmView> {
+    /// What the planner sees of it, with what its guest wants and showed; `None` where there is no VM.
+    pub(super) fn view(&self, demand: Demand, by_guest: Shown) -> Option<VmView> {
         let reach = match &self.hypervisor {
             Hypervisor::Starting | Hypervisor::Absent { .. } => return None,
             Hypervisor::Unreachable { .. } => Reach::Unreachable,
@@ -122,7 +122,7 @@ impl Vm {
             reach,
             demand,
             history: self.history,
-            shown: self.shown(committed_bytes),
+            shown: self.shown(by_guest),
         })
     }
 

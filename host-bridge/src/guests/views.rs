@@ -125,11 +125,15 @@ impl Views {
         }
     }
 
-    /// What a guest has committed, as far as its last report shows: anonymous memory and swap in use.
-    pub fn committed_bytes(&self, vm: VmIndex) -> Option<u64> {
-        let (_, demand) = self.views[vm].last.as_ref()?;
-        let signals = &demand.memory.as_ref()?.signals;
-        Some(signals.anon_bytes.saturating_add(signals.swap_used_bytes))
+    /// What a guest's last report shows beside its demand. Committed are anonymous memory and swap in use.
+    pub fn shown(&self, vm: VmIndex) -> plan::Shown {
+        let last = self.views[vm].last.as_ref();
+        let signals = last.and_then(|(_, demand)| Some(&demand.memory.as_ref()?.signals));
+        plan::Shown {
+            committed_bytes: signals.map(|signals| signals.anon_bytes.saturating_add(signals.swap_used_bytes)),
+            cached_bytes: signals.map(|signals| signals.active_file_bytes.saturating_add(signals.inactive_file_bytes)),
+            ..plan::Shown::default()
+        }
     }
 
     /// What an operator sees at `now_ms`.

@@ -104,7 +104,7 @@ pub struct VmView {
     pub shown: Shown,
 }
 
-/// What a peer's agent or driver would report of a guest, as far as it is known.
+/// What is known of a guest beside what it wants: all that peers' rules go by.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Shown {
     /// MemFree, from the balloon's statistics.
@@ -113,6 +113,8 @@ pub struct Shown {
     pub committed_bytes: Option<u64>,
     /// What the VM takes of the host now: what its guest has touched of what it has.
     pub resident_bytes: Option<u64>,
+    /// Its page cache, from its last report.
+    pub cached_bytes: Option<u64>,
 }
 
 impl VmView {

@@ -4,7 +4,7 @@
 use super::fairness::Prices;
 use super::policy::permille;
 use super::seat::{Moment, Seat};
-use super::{Pace, Rule};
+use super::{Demand, Pace, Rule};
 use std::cmp::Reverse;
 
 /// For whom bytes are taken.
@@ -37,11 +37,26 @@ pub(super) fn hold_to_maximum(seat: &mut Seat<'_>) {
 
 /// Returns to the pool what a VM did not want at any time in the last minute.
 pub(super) fn return_surplus(seat: &mut Seat<'_>, moment: &Moment<'_>) {
-    let surplus = seat.to.saturating_sub(seat.want.surplus_from);
+    let line = seat.want.surplus_from.max(cached_line(seat, moment));
+    let surplus = seat.to.saturating_sub(line);
     let is_blocked = must_rest(seat, moment) || seat.shrink_blocked_until(Pace::Calm, moment).is_some();
     if surplus >= moment.policy.dead_band(seat.vm.allocation_bytes) && !is_blocked {
-        seat.move_to(seat.want.surplus_from, Pace::Calm, Rule::ReturnSurplus);
+        seat.move_to(line, Pace::Calm, Rule::ReturnSurplus);
     }
+}
+
+/// How far a calm shrink goes into a guest's page cache. Free pages are of no use to it, but whether cache is shows only when it
+/// is gone: a guest that reads its files through `read(2)` says as little about them as one that never reads them again.
+/// So cache goes a slice at a time, and what was in use comes back before much of it is lost.
+fn cached_line(seat: &Seat<'_>, moment: &Moment<'_>) -> u64 {
+    let (Demand::Fresh(_), Some(cached)) = (seat.vm.demand, seat.vm.shown.cached_bytes) else { return 0 };
+    let with_cache = seat.want.floor.saturating_add(cached);
+    if seat.vm.history.growth_blocked_until(moment.now_ms, moment.policy).is_some() {
+        return with_cache; // it shrank not long ago
+    }
+    let allocation = seat.vm.allocation_bytes;
+    let slice = permille(allocation, moment.policy.below_floor_permille).max(moment.policy.dead_band(allocation));
+    with_cache.min(seat.to).saturating_sub(slice)
 }
 
 /// Takes `lack_bytes` for `cause`, as far as VMs have them to give.

@@ -19,6 +19,9 @@ pub const BURST_WINDOW_MS: Millis = 300_000;
 /// What a need rises by within this time is a burst: too fast to wait for donors.
 const BURST_MS: Millis = 10_000;
 
+/// If it is at least this share of the need: less is noise.
+const BURST_SHARE: u64 = 8;
+
 const SLOTS: usize = 6;
 
 /// What was done to a VM before, as far as it matters for what may be done next.
@@ -142,7 +145,8 @@ impl History {
             |(since_ms, from): &(Millis, u64)| need_bytes >= *from && now_ms.saturating_sub(*since_ms) < BURST_MS;
         let rise = self.rises_from.filter(rises).unwrap_or((now_ms, need_bytes));
         self.rises_from = Some(rise);
-        self.bursts.add(now_ms, need_bytes - rise.1);
+        let risen_bytes = need_bytes - rise.1;
+        self.bursts.add(now_ms, if risen_bytes >= need_bytes / BURST_SHARE { risen_bytes } else { 0 });
         self
     }
 

@@ -194,7 +194,12 @@ fn no_peer_moves_a_vm_that_cannot_be_moved_or_out_of_its_limits() {
         let mut paused = vm(500, 800);
         paused.reach = Reach::Paused;
         let mut small = vm(140, 400);
-        small.shown = Shown { free_bytes: Some(130 * MIB), committed_bytes: Some(0), resident_bytes: Some(0) };
+        small.shown = Shown {
+            free_bytes: Some(130 * MIB),
+            committed_bytes: Some(0),
+            resident_bytes: Some(0),
+            ..Shown::default()
+        };
         let mut large = vm(700, 800);
         large.shown.committed_bytes = Some(5000 * MIB);
         for capacity in [600, 1400, 5000] {
