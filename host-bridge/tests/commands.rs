@@ -3,13 +3,14 @@
 #![allow(clippy::unwrap_used, reason = "a test stops at its first surprise")]
 
 use serde_json::{Value, json};
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
+use vmtide_bridge::record::{Entry, read};
 
 /// A host with one VM, `a`, whose QEMU is not there and whose agent may come.
 struct Host {
@@ -22,8 +23,9 @@ impl Host {
         let path = |name: &str| folder.path().join(name).display().to_string();
         let config = format!(
             "[host]\ncapacity = '1GiB'\nreserve = '64MiB'\n[control]\nsocket = '{}'\n\
-             [[vm]]\nname = 'a'\nminimum = '128MiB'\nmaximum = '512MiB'\nqmp = '{}'\nvsock = '{}'\n{extra}",
+             [record]\ndirectory = '{}'\n[[vm]]\nname = 'a'\nminimum = '128MiB'\nmaximum = '512MiB'\nqmp = '{}'\nvsock = '{}'\n{extra}",
             path("control.sock"),
+            path("record"),
             path("a.qmp"),
             path("a.vsock")
         );
@@ -145,6 +147,63 @@ fn a_vm_without_its_qemu_is_unreachable_and_everything_else_works() {
 
     assert!(bridge.terminate(), "a clean stop");
     assert!(!host.path("control.sock").exists() && !host.path("a.vsock_7670").exists(), "nothing left behind");
+}
+
+#[test]
+fn a_bridge_records_and_the_next_goes_on_behind_it() {
+    let host = Host::new("");
+    let mut runs = Vec::new();
+    for _ in 0..2 {
+        let bridge = host.start();
+        std::thread::sleep(Duration::from_millis(1_200));
+        assert!(bridge.terminate());
+        runs.clear();
+        read(&host.path("record"), |entry| {
+            let Entry::Tick(header, tick) = entry else { panic!("nothing was decided: {entry:?}") };
+            assert_eq!((header.vms.as_slice(), tick.host.capacity_bytes), (&["a".to_owned()][..], 1 << 30));
+            runs.push(header.run_unix_ms);
+        })
+        .unwrap();
+    }
+    assert!(runs.is_sorted(), "{runs:?}");
+    runs.dedup();
+    assert_eq!(runs.len(), 2);
+    assert_eq!(host.path("record").metadata().unwrap().permissions().mode() & 0o777, 0o750);
+}
+
+/// A limit on the size of files stands for a disk that is full: writing fails, the rest works.
+#[test]
+fn a_bridge_goes_on_without_history_when_the_disk_is_full_and_says_so_once() {
+    let host = Host::new("");
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "trap '' XFSZ; ulimit -f 1; exec \"$0\" run --config \"$1\""]);
+    shell.arg(env!("CARGO_BIN_EXE_vmtide-bridge")).arg(host.path("bridge.toml"));
+    let log = goes_on_without_history(&host, shell);
+    assert!(log.contains("File too large"), "{log}");
+    let left: u64 =
+        std::fs::read_dir(host.path("record")).unwrap().map(|entry| entry.unwrap().metadata().unwrap().len()).sum();
+    assert_eq!(left, 0, "no half record stays behind");
+}
+
+#[test]
+fn a_bridge_goes_on_without_history_when_its_folder_cannot_be_made() {
+    let host = Host::new("");
+    std::fs::write(host.path("record"), "a file").unwrap();
+    let log = goes_on_without_history(&host, host.bridge("run"));
+    assert!(log.contains("/record: "), "{log}");
+}
+
+/// The bridge that `command` starts answers after some plans, stops cleanly, and said once what is wrong. Its log.
+fn goes_on_without_history(host: &Host, mut command: Command) -> String {
+    let mut bridge = Bridge(command.stderr(Stdio::piped()).spawn().unwrap());
+    std::thread::sleep(Duration::from_millis(2_500));
+    assert_eq!(host.json(&["status"])["state"], "calm");
+    let mut stderr = bridge.0.stderr.take().unwrap();
+    assert!(bridge.terminate());
+    let mut log = String::new();
+    stderr.read_to_string(&mut log).unwrap();
+    assert_eq!(log.matches("the history is not recorded, and tried again each minute").count(), 1, "{log}");
+    log
 }
 
 #[test]

@@ -25,11 +25,12 @@ mod vm;
 pub use state::{Bridge, Effect, Now};
 
 use crate::api::server::{self, Server};
-use crate::config::Config;
+use crate::config::{Config, RecordConfig};
 use crate::guests::{Guests, ListenError};
 use crate::host::{Host, HostError};
 use crate::hypervisor::driver::Driver;
 use crate::hypervisor::qemu::Qemu;
+use crate::record::{self, Recorder};
 use std::time::{Duration, Instant, SystemTime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
@@ -55,6 +56,9 @@ pub enum Error {
     /// Signals cannot be received.
     #[error("signals cannot be received")]
     Signal(#[from] std::io::Error),
+    /// The thread that records cannot be started.
+    #[error("a thread cannot be started")]
+    Thread(#[source] std::io::Error),
 }
 
 /// Runs the bridge of `host` until SIGTERM or SIGINT.
@@ -65,6 +69,10 @@ pub async fn run(config: Config, mut host: Host) -> Result<(), Error> {
     let clock = Clock { started: Instant::now() };
     let reading = host.read(clock.now().ms)?;
     let mut bridge = Bridge::new(&config, host.view(&reading));
+    let mut recorder = start_recorder(&config, clock.now())?;
+    if recorder.is_some() {
+        bridge.keep_records();
+    }
 
     let server = Server::bind(config.control_socket.clone()).await?;
     let (guests, mut from_guests) = Guests::listen(&config.vms, config.intervals).await?;
@@ -124,13 +132,32 @@ pub async fn run(config: Config, mut host: Host) -> Result<(), Error> {
                 Effect::TellHost(host) => guests.set_host(host),
             }
         }
+        for record in bridge.take_records() {
+            if let Some(recorder) = &mut recorder {
+                recorder.record(record);
+            }
+        }
     }
     tracing::info!("stopping; balloons stay where they are");
     serving.abort();
     // Awaited so that its socket is unlinked before the process ends.
     let _ = serving.await;
     guests.stop().await;
+    if let Some(recorder) = recorder {
+        recorder.stop();
+    }
     Ok(())
+}
+
+/// The recorder of a run that begins `now`; `None` when the configuration wants none.
+fn start_recorder(config: &Config, now: Now) -> Result<Option<Recorder>, Error> {
+    let RecordConfig { directory, size_bytes } = config.record.clone();
+    if size_bytes == 0 {
+        return Ok(None);
+    }
+    let names = config.vms.iter().map(|vm| vm.name.clone()).collect();
+    let header = record::Header::new(now.unix_ms, config.planner, config.policy.clone(), names);
+    Recorder::start(directory, size_bytes, header).map(Some).map_err(Error::Thread)
 }
 
 struct Clock {

@@ -9,7 +9,7 @@ use crate::hypervisor::{Error, MachineState};
 use crate::plan::{
     Demand, History, HostState, HostView, MIB, Millis, Planning, Policy, Shortage, Step, Urgency, Verdict,
 };
-use crate::record::{Decision, Events, Outcome};
+use crate::record::{Decision, Ended, Events, Outcome, Record, Tick};
 use std::collections::HashMap;
 use std::time::Duration;
 use vmtide_protocol::agent::EventKind;
@@ -77,6 +77,8 @@ pub struct Bridge {
     pub(super) told: Host,
     pub(super) effects: Vec<Effect>,
     replan: Option<Duration>,
+    /// What is to be recorded; `None` when nothing is.
+    records: Option<Vec<Record>>,
 }
 
 impl Bridge {
@@ -101,7 +103,18 @@ impl Bridge {
             told: Host::default(),
             effects: Vec::new(),
             replan: None,
+            records: None,
         }
+    }
+
+    /// From here on plans and outcomes are kept until [`Bridge::take_records`].
+    pub fn keep_records(&mut self) {
+        self.records.get_or_insert_default();
+    }
+
+    /// What is to be recorded, in this order.
+    pub fn take_records(&mut self) -> Vec<Record> {
+        self.records.as_mut().map(std::mem::take).unwrap_or_default()
     }
 
     /// Sets the time for all that follows.
@@ -182,7 +195,7 @@ impl Bridge {
             Some(since) if state.allocation_bytes.abs_diff(target_bytes) < PAGE_BYTES => {
                 is_settled = true;
                 vm.moving_since = None;
-                vm.decisions.settle(Outcome::Confirmed { after_ms: now.ms.saturating_sub(since) });
+                self.settle(number, Outcome::Confirmed { after_ms: now.ms.saturating_sub(since) });
                 self.tell(number);
             }
             // Moved by nobody here: by the guest when it ran out, by its reboot, or by another hand.
@@ -215,7 +228,7 @@ impl Bridge {
         if vm.target_bytes == target_bytes {
             vm.target_bytes = vm.accepted_bytes;
             vm.moving_since = None;
-            vm.decisions.settle(Outcome::Refused { message: error.to_string() });
+            self.settle(number, Outcome::Refused { message: error.to_string() });
             self.note(number, format!("its hypervisor refused: {error}"));
         }
     }
@@ -256,8 +269,8 @@ impl Bridge {
     }
 
     fn lose(&mut self, number: usize, hypervisor: Hypervisor) {
+        self.settle(number, Outcome::Lost { reached_bytes: self.vms[number].allocation_bytes() });
         let vm = &mut self.vms[number];
-        vm.decisions.settle(Outcome::Lost { reached_bytes: vm.allocation_bytes() });
         vm.hypervisor = hypervisor;
         vm.target_bytes = vm.allocation_bytes();
         vm.accepted_bytes = vm.target_bytes;
@@ -313,6 +326,11 @@ impl Bridge {
             |(number, vm): (usize, &Vm)| Some((number, vm.view(self.demand(number), self.guests.shown(number))?));
         let (numbers, views): (Vec<usize>, Vec<_>) = self.vms.iter().enumerate().filter_map(view).unzip();
         let plan = self.planning.plan(now_ms, &self.host, &views, &self.policy);
+        if let Some(records) = &mut self.records {
+            let (numbers, views, plan) = (numbers.clone(), views.clone(), plan.clone());
+            let tick = Tick { ms: now_ms, unix_ms: self.now.unix_ms, host: self.host, numbers, views, plan };
+            records.push(Record::Tick(Box::new(tick)));
+        }
         if self.state != Some(plan.state) {
             let (state, committed) = (plan.state, Bytes(plan.committed_bytes));
             tracing::info!(?state, %committed, limit = %Bytes(plan.limit_bytes), "the host's memory");
@@ -335,9 +353,9 @@ impl Bridge {
 
     fn take_step(&mut self, number: usize, demand: &Demand, verdict: &Verdict, step: Step) {
         self.decisions += 1;
+        let allocation_bytes = self.vms[number].allocation_bytes();
+        self.settle(number, Outcome::Superseded { reached_bytes: allocation_bytes });
         let vm = &mut self.vms[number];
-        let allocation_bytes = vm.allocation_bytes();
-        vm.decisions.settle(Outcome::Superseded { reached_bytes: allocation_bytes });
         vm.target_bytes = step.to_bytes;
         vm.history = vm.history.after_step(self.now.ms, &step);
         vm.moving_since = Some(self.now.ms);
@@ -360,6 +378,21 @@ impl Bridge {
         vm.decisions.push(decision);
         self.effects.push(Effect::SetTarget { vm: number, bytes: step.to_bytes });
         self.tell(number);
+    }
+
+    /// Says what came of the newest decision about a VM, if it is still under way.
+    fn settle(&mut self, number: usize, outcome: Outcome) {
+        let vm = &mut self.vms[number];
+        let Some(decision) = vm.decisions.settle(outcome) else { return };
+        if let Some(records) = &mut self.records {
+            records.push(Record::Ended(Ended {
+                ms: self.now.ms,
+                vm: decision.vm.clone(),
+                from_bytes: decision.allocation_bytes,
+                to_bytes: decision.step.to_bytes,
+                outcome: decision.outcome.clone(),
+            }));
+        }
     }
 
     pub(super) fn tell(&mut self, number: usize) {

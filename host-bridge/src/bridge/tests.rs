@@ -3,12 +3,12 @@
 use super::state::{Bridge, Effect, Now};
 use crate::api::Control;
 use crate::api::types::{Change, VmState};
-use crate::config::{Address, Config, VmConfig};
+use crate::config::{Address, Config, RecordConfig, VmConfig};
 use crate::guests::{Demand, GuestEvent, Memory, MemorySignals, Tally};
 use crate::hypervisor::driver::Sighting;
 use crate::hypervisor::{Error, MachineState};
 use crate::plan::{self, HostView, Limits, MIB, MemoryDemand, Planner, Policy, Rule, Urgency};
-use crate::record::Outcome;
+use crate::record::{Ended, Outcome, Record};
 use vmtide_protocol::bridge::Intervals;
 use vmtide_protocol::demand::MemoryReason;
 
@@ -35,6 +35,7 @@ fn bridge_by(planner: Planner, capacity_mib: u64) -> Bridge {
         intervals: Intervals::default(),
         planner,
         policy: Policy::default(),
+        record: RecordConfig::default(),
         vms: vec![vm("a", 3), vm("b", 4)],
     };
     let host = HostView {
@@ -150,6 +151,30 @@ fn growth_waits_until_the_hypervisor_confirmed_the_others_shrink() {
     bridge.targets();
     assert!(bridge.vm("b").unwrap().target_bytes >= 600 * MIB);
     assert!(committed(&bridge) <= 1024);
+}
+
+#[test]
+fn every_view_decision_and_outcome_is_kept_for_the_record_when_that_is_asked_for() {
+    let mut silent = Bridge::settled(1024, 300, 300);
+    silent.time(5_000).plan();
+    assert_eq!(silent.take_records(), [], "nothing piles up where nothing is recorded");
+
+    let mut bridge = Bridge::settled(1024, 300, 300);
+    bridge.keep_records();
+    bridge.time(5_000).on_guest(B, &report(500, Urgency::Critical, 40));
+    let targets = bridge.targets();
+    let target_bytes = bridge.vms[B].target_bytes;
+    let records = bridge.take_records();
+    let [Record::Tick(tick)] = records.as_slice() else { panic!("{records:?}") };
+    assert_eq!((tick.ms, tick.unix_ms, tick.numbers.as_slice()), (5_000, 1_005_000, &[A, B][..]));
+    assert_eq!(tick.plan, plan::memory::plan(tick.ms, &tick.host, &tick.views, &Policy::default()));
+    assert_eq!(tick.plan.verdicts[B].step.map(|step| step.to_bytes / MIB), targets.last().map(|(_, mib)| *mib));
+
+    let state = MachineState { allocation_bytes: target_bytes, ..state(0) };
+    bridge.time(5_060).on_sighting(B, Sighting::State { state, accepted_bytes: Some(target_bytes) });
+    let outcome = Outcome::Confirmed { after_ms: 60 };
+    let ended = Ended { ms: 5_060, vm: "b".into(), from_bytes: 300 * MIB, to_bytes: target_bytes, outcome };
+    assert_eq!(bridge.take_records(), [Record::Ended(ended)]);
 }
 
 #[test]

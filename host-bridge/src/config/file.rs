@@ -2,7 +2,8 @@
 
 use super::policy::{self, overlay, take_planner};
 use super::{
-    Address, Bytes, Config, DEFAULT_CONTROL_SOCKET, DEFAULT_SHARES, Error, MAXIMUM_BYTES, MAXIMUM_SHARES, VmConfig,
+    Address, Bytes, Config, DEFAULT_CONTROL_SOCKET, DEFAULT_SHARES, Error, MAXIMUM_BYTES, MAXIMUM_SHARES, RecordConfig,
+    VmConfig,
 };
 use crate::plan::{Limits, MIB, Planner, Policy};
 use serde::Deserialize;
@@ -14,6 +15,9 @@ use vmtide_protocol::bridge::Intervals;
 /// The least minimum: no Linux guest of today lives in less.
 const LEAST_MINIMUM_BYTES: u64 = 32 * MIB;
 
+/// Less history than this is not worth a segment.
+const LEAST_RECORD_BYTES: u64 = MIB;
+
 #[derive(Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct File {
@@ -21,6 +25,7 @@ struct File {
     control: Control,
     intervals: IntervalsSection,
     policy: policy::Section,
+    record: Record,
     vm: Vec<Vm>,
 }
 
@@ -35,6 +40,13 @@ struct Host {
 #[serde(default, deny_unknown_fields)]
 struct Control {
     socket: Option<PathBuf>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Record {
+    directory: Option<PathBuf>,
+    size: Option<Bytes>,
 }
 
 #[derive(Default, Deserialize)]
@@ -64,6 +76,7 @@ pub(super) fn load(path: &Path) -> Result<Config, Error> {
         intervals: Intervals::default(),
         planner: Planner::default(),
         policy: Policy::default(),
+        record: RecordConfig::default(),
         vms: Vec::new(),
     };
     let mut taken = Taken::default();
@@ -115,6 +128,16 @@ fn apply(config: &mut Config, file: File, path: &Path, taken: &mut Taken) -> Res
     if let Some(socket) = file.control.socket {
         config.control_socket = absolute(socket).map_err(|message| wrong("control.socket", message))?;
     }
+    if let Some(directory) = file.record.directory {
+        config.record.directory = absolute(directory).map_err(|message| wrong("record.directory", message))?;
+    }
+    if let Some(Bytes(bytes)) = file.record.size {
+        if bytes != 0 && !(LEAST_RECORD_BYTES..=MAXIMUM_BYTES).contains(&bytes) {
+            let message = format!("{} cannot be; allowed is 0 (off) or 1MiB to 64TiB", Bytes(bytes));
+            return Err(wrong("record.size", message));
+        }
+        config.record.size_bytes = bytes;
+    }
     for (key, value, slot) in [
         ("intervals.busy_ms", file.intervals.busy_ms, &mut config.intervals.busy_ms),
         ("intervals.quiet_ms", file.intervals.quiet_ms, &mut config.intervals.quiet_ms),
@@ -150,17 +173,7 @@ fn agree(config: &Config) -> Result<(), (&'static str, String)> {
     if busy_ms > quiet_ms {
         return Err(("intervals.busy_ms", format!("{busy_ms} is longer than quiet_ms ({quiet_ms})")));
     }
-    let policy = &config.policy;
-    for (key, clear, short) in [
-        ("policy.cpu_clear_permille", policy.cpu_clear_permille, policy.cpu_short_permille),
-        ("policy.io_clear_permille", policy.io_clear_permille, policy.io_short_permille),
-    ] {
-        if clear > short {
-            let upper = key.replace("policy.", "").replace("clear", "short");
-            return Err((key, format!("{clear} is more than {upper} ({short}); allowed is up to that")));
-        }
-    }
-    Ok(())
+    policy::agree(&config.policy)
 }
 
 fn check_vm(vm: Vm, path: &Path) -> Result<VmConfig, Error> {
@@ -312,6 +325,8 @@ mod tests {
             ("[policy]\nplanner = 'mom'\n".into(), &["bridge.toml: policy.planner: \"mom\" is no", "mom-rules"]),
             ("[policy]\nplanner = 1\n".into(), &["policy.planner: 1 is no planner's name"]),
             ("[intervals]\nbusy_ms = 5\n".into(), &["intervals.busy_ms", "allowed is 100"]),
+            ("[record]\nsize = '1KiB'\n".into(), &["record.size", "1024 B cannot be; allowed is 0 (off) or 1MiB"]),
+            ("[record]\ndirectory = 'here'\n".into(), &["record.directory", "not an absolute path"]),
             ("[host\n".into(), &["bridge.toml", "line 1"]),
         ] {
             let error = error_of(&text);

@@ -10,6 +10,7 @@ mod policy;
 pub(crate) use file::check_limits;
 
 pub use bytes::Bytes;
+pub use policy::assign;
 
 use crate::plan::{Limits, Planner, Policy};
 use std::path::{Path, PathBuf};
@@ -19,6 +20,10 @@ use vmtide_protocol::bridge::Intervals;
 pub const DEFAULT_PATH: &str = "/etc/vmtide/bridge.toml";
 /// Where the control socket is unless the configuration says otherwise.
 pub const DEFAULT_CONTROL_SOCKET: &str = "/run/vmtide/control.sock";
+/// Where the history is recorded unless the configuration says otherwise.
+pub const DEFAULT_RECORD_DIRECTORY: &str = "/var/lib/vmtide/record";
+/// How much history is kept unless the configuration says otherwise.
+pub const DEFAULT_RECORD_BYTES: u64 = 64 << 20;
 /// Shares of a VM that has none of its own.
 pub const DEFAULT_SHARES: u32 = 1000;
 /// The most shares a VM can have.
@@ -73,8 +78,25 @@ pub struct Config {
     pub planner: Planner,
     /// The planner's numbers.
     pub policy: Policy,
+    /// What is kept of the past.
+    pub record: RecordConfig,
     /// The VMs, in the order they were written.
     pub vms: Vec<VmConfig>,
+}
+
+/// The recording of views, decisions and outcomes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RecordConfig {
+    /// The folder of its segments.
+    pub directory: PathBuf,
+    /// The most that all segments may have together; 0: nothing is recorded.
+    pub size_bytes: u64,
+}
+
+impl Default for RecordConfig {
+    fn default() -> Self {
+        Self { directory: DEFAULT_RECORD_DIRECTORY.into(), size_bytes: DEFAULT_RECORD_BYTES }
+    }
 }
 
 /// One VM.

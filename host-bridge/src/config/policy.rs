@@ -46,6 +46,35 @@ pub(super) fn overlay(policy: &Policy, section: Section) -> Result<Policy, (Stri
     serde_json::to_value(numbers).and_then(Policy::deserialize).map_err(not_numbers)
 }
 
+/// Checks what several numbers mean together.
+///
+/// # Errors
+/// The key that is wrong, with what was found and what is allowed.
+pub(super) fn agree(policy: &Policy) -> Result<(), (&'static str, String)> {
+    for (key, clear, short) in [
+        ("policy.cpu_clear_permille", policy.cpu_clear_permille, policy.cpu_short_permille),
+        ("policy.io_clear_permille", policy.io_clear_permille, policy.io_short_permille),
+    ] {
+        if clear > short {
+            let upper = key.replace("policy.", "").replace("clear", "short");
+            return Err((key, format!("{clear} is more than {upper} ({short}); allowed is up to that")));
+        }
+    }
+    Ok(())
+}
+
+/// `policy` with these keys set, each value as it would be written in `[policy]`, without quotes.
+///
+/// # Errors
+/// The key that is wrong, with what was found and what is allowed.
+pub fn assign(policy: &Policy, assignments: &[(String, String)]) -> Result<Policy, String> {
+    let value = |text: &String| text.parse::<u64>().map_or_else(|_| text.clone().into(), Value::from);
+    let section = assignments.iter().map(|(key, text)| (key.clone(), value(text))).collect();
+    let policy = overlay(policy, section).map_err(|(key, message)| format!("{key}: {message}"))?;
+    agree(&policy).map_err(|(key, message)| format!("{key}: {message}"))?;
+    Ok(policy)
+}
+
 fn number(key: &str, found: &Value) -> Result<u64, String> {
     let (number, most, allowed) = if key.ends_with("_bytes") || key.ends_with("_bytes_per_s") {
         let bytes = Bytes::deserialize(found).map_err(|error| error.to_string())?;
@@ -101,6 +130,17 @@ mod tests {
             let (at, message) = overlay(&Policy::default(), section(text)).unwrap_err();
             assert!(at == key && message.contains(part), "{text}: {at}: {message}");
         }
+    }
+
+    #[test]
+    fn a_key_is_set_from_the_command_line_as_from_a_file() {
+        let set = |key: &str, value: &str| assign(&Policy::default(), &[(key.to_owned(), value.to_owned())]);
+        assert_eq!(set("dead_band_bytes", "1MiB").map(|policy| policy.dead_band_bytes), Ok(MIB));
+        assert_eq!(set("headroom_permille", "250").map(|policy| policy.headroom_permille), Ok(250));
+        let error = set("headroom_permille", "a lot").unwrap_err();
+        assert!(error.starts_with("policy.headroom_permille: \"a lot\" cannot be; allowed is"), "{error}");
+        assert!(set("cpu_clear_permille", "500").unwrap_err().contains("500 is more than cpu_short_permille (400)"));
+        assert!(set("headroom", "1").unwrap_err().starts_with("policy.headroom: is unknown; allowed are"));
     }
 
     /// What a number may be is read off its key, so every key has to say.

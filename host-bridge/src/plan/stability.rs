@@ -26,6 +26,8 @@ const SLOTS: usize = 6;
 
 /// What was done to a VM before, as far as it matters for what may be done next.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+// A recording of an older version knows less.
+#[serde(default)]
 pub struct History {
     grown_ms: Option<Millis>,
     shrunk_ms: Option<Millis>,

@@ -61,8 +61,10 @@ impl FleetConfig {
         let capacity = self.budget_bytes / MIB;
         let reserve = RESERVE_BYTES / MIB;
         let mut toml = format!(
-            "[host]\ncapacity = \"{capacity}MiB\"\nreserve = \"{reserve}MiB\"\n[control]\nsocket = \"{}\"\n{}\n",
+            "[host]\ncapacity = \"{capacity}MiB\"\nreserve = \"{reserve}MiB\"\n[control]\nsocket = \"{}\"\n\
+             [record]\ndirectory = \"{}\"\n{}\n",
             control.display(),
+            control.with_file_name("record").display(),
             self.more_toml
         );
         for (member, vm) in self.members.iter().zip(vms) {

@@ -1,0 +1,140 @@
+//! The recording of a running bridge: a thread of its own, so that no disk holds up a plan.
+//!
+//! ```text
+//!  Bridge --records--> bounded queue --> thread --> Writer --> segments
+//! ```
+//!
+//! When the queue is full, records are dropped. When the disk does not take them, or the folder cannot be had, they are
+//! dropped too, and it is tried again each minute. Both are logged when they begin and when they end, not in between.
+
+use super::entry::{Ended, Header, Tick};
+use super::store::StoreError;
+use super::writer::Writer;
+use std::path::PathBuf;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender, TrySendError};
+use std::time::{Duration, Instant};
+
+/// Records that wait for the disk: a minute of a calm host.
+const WAITING_RECORDS: usize = 64;
+/// What was written is synced this often.
+const SYNC_EACH: Duration = Duration::from_secs(10);
+/// After a failure it is tried again this often.
+const RETRY_EACH: Duration = Duration::from_secs(60);
+/// How long the bridge waits for the last records when it stops.
+const STOP_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Something to record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Record {
+    /// A plan.
+    Tick(Box<Tick>),
+    /// What came of a decision.
+    Ended(Ended),
+}
+
+/// The bridge's end of the queue.
+#[derive(Debug)]
+pub struct Recorder {
+    queue: SyncSender<Record>,
+    stopped: Receiver<()>,
+    dropped: u64,
+}
+
+impl Recorder {
+    /// Records in segments in `folder`, of at most `cap_bytes` together. Does not wait for the disk.
+    ///
+    /// # Errors
+    /// When the thread cannot be started.
+    pub fn start(folder: PathBuf, cap_bytes: u64, header: Header) -> std::io::Result<Self> {
+        let (queue, records) = mpsc::sync_channel(WAITING_RECORDS);
+        let (stopping, stopped) = mpsc::channel();
+        std::thread::Builder::new().name("record".to_owned()).spawn(move || {
+            Scribe { folder, cap_bytes, header, writer: None, failed: None }.run(&records);
+            let _ = stopping.send(());
+        })?;
+        Ok(Self { queue, stopped, dropped: 0 })
+    }
+
+    /// Hands over a record, or drops it when the disk is that far behind.
+    pub fn record(&mut self, record: Record) {
+        match self.queue.try_send(record) {
+            Ok(()) => {
+                let dropped = std::mem::take(&mut self.dropped);
+                if dropped > 0 {
+                    tracing::info!(dropped, "the disk takes records again; the history has a gap");
+                }
+            }
+            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
+                if self.dropped == 0 {
+                    tracing::warn!("the disk is slower than the bridge: records are dropped");
+                }
+                self.dropped += 1;
+            }
+        }
+    }
+
+    /// Waits until all that was handed over is on the disk, but not for a disk that hangs.
+    pub fn stop(self) {
+        drop(self.queue);
+        let _ = self.stopped.recv_timeout(STOP_TIMEOUT);
+    }
+}
+
+/// The thread's side.
+struct Scribe {
+    folder: PathBuf,
+    cap_bytes: u64,
+    header: Header,
+    writer: Option<Writer>,
+    /// When it failed last.
+    failed: Option<Instant>,
+}
+
+impl Scribe {
+    fn run(mut self, records: &Receiver<Record>) {
+        let mut synced = Instant::now();
+        loop {
+            match records.recv_timeout(SYNC_EACH) {
+                Ok(record) => self.take(record),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+            if synced.elapsed() >= SYNC_EACH {
+                let result = self.writer.as_mut().map_or(Ok(()), Writer::sync);
+                self.came(result);
+                synced = Instant::now();
+            }
+        }
+    }
+
+    fn take(&mut self, record: Record) {
+        if self.failed.is_some_and(|at| at.elapsed() < RETRY_EACH) {
+            return;
+        }
+        let result = self.write(record);
+        let was_failing = self.failed.is_some();
+        if was_failing && result.is_ok() {
+            tracing::info!(folder = %self.folder.display(), "the history is recorded again");
+            self.failed = None;
+        }
+        self.came(result);
+    }
+
+    fn write(&mut self, record: Record) -> Result<(), StoreError> {
+        let writer = match &mut self.writer {
+            Some(writer) => writer,
+            none => none.insert(Writer::open(&self.folder, self.cap_bytes, self.header.clone())?),
+        };
+        match record {
+            Record::Tick(tick) => writer.tick(*tick),
+            Record::Ended(ended) => writer.ended(ended),
+        }
+    }
+
+    fn came(&mut self, result: Result<(), StoreError>) {
+        let Err(error) = result else { return };
+        if self.failed.replace(Instant::now()).is_none() {
+            tracing::warn!("the history is not recorded, and tried again each minute: {error}");
+        }
+    }
+}
