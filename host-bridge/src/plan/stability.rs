@@ -152,6 +152,13 @@ impl History {
         self
     }
 
+    /// This history with the needs that `other` knows of: the moves of one run and the demand of another.
+    #[must_use]
+    pub fn with_needs_of(self, other: &Self) -> Self {
+        let Self { needs, bursts, rises_from, needs_since_ms, settled_bytes, .. } = *other;
+        Self { needs, bursts, rises_from, needs_since_ms, settled_bytes, ..self }
+    }
+
     /// The need that calm decisions rest on at `now_ms`, with `need_bytes` the present one: the highest of the last
     /// minute. It rises at once and falls only by more than a thirty-second, so that it stands still while the need
     /// wavers: otherwise the peaks of one VM's noise would move everybody's entitlement.

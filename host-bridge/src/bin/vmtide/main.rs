@@ -1,5 +1,7 @@
-//! vmtide: the operator's command. Command line only; all it knows comes from the control API.
+//! vmtide: the operator's command. Command line only; what it shows comes from the control API, from a recording or from a
+//! simulation.
 
+mod offline;
 mod show;
 
 use clap::{Args, Parser, Subcommand};
@@ -21,7 +23,8 @@ const FOLLOW: Duration = Duration::from_millis(500);
 #[derive(Parser)]
 #[command(
     version,
-    after_help = "Exit status: 0 done, 1 the bridge does not answer or would not, 2 the command line is wrong."
+    after_help = "Exit status: 0 done, 1 the bridge does not answer or would not, or a file cannot be used, \
+                  2 the command line is wrong."
 )]
 struct Cli {
     /// The bridge's control socket.
@@ -66,6 +69,10 @@ enum Command {
         #[arg(long)]
         follow: bool,
     },
+    /// Play a recording again: verify it, or see what another policy would have made of it.
+    Replay(offline::Replay),
+    /// Plan for made-up guests.
+    Simulate(offline::Simulate),
 }
 
 #[derive(Args)]
@@ -101,6 +108,7 @@ async fn main() -> ExitCode {
         Err(Failure::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(Failure::Output(error)) => fail(&error, 1),
         Err(Failure::Bridge(error)) => fail(&error, 1),
+        Err(Failure::Local(message)) => fail(&message, 1),
         Err(Failure::Usage(message)) => fail(&message, 2),
     }
 }
@@ -113,6 +121,8 @@ fn fail(what: &dyn std::fmt::Display, status: u8) -> ExitCode {
 enum Failure {
     Bridge(Error),
     Output(std::io::Error),
+    /// Something on this machine cannot be read or written.
+    Local(String),
     Usage(String),
 }
 
@@ -166,6 +176,8 @@ async fn run(cli: &Cli) -> Result<(), Failure> {
             }
             Ok(())
         }
+        Command::Replay(replay) => replay.run(&mut out, cli.json),
+        Command::Simulate(simulate) => simulate.run(&mut out, cli.json),
     }
 }
 
