@@ -58,10 +58,12 @@ impl Guest {
 
     /// What its balloon and its process show while it has `has_bytes`; it has touched all of them.
     pub fn shown(&self, has_bytes: u64) -> Shown {
+        let anonymous_bytes = self.uses_bytes / 1000 * self.workload.anonymous_permille;
         Shown {
             free_bytes: Some(has_bytes.saturating_sub(self.uses_bytes)),
-            committed_bytes: Some(self.uses_bytes / 1000 * self.workload.anonymous_permille),
+            committed_bytes: Some(anonymous_bytes),
             resident_bytes: Some(has_bytes),
+            cached_bytes: Some(self.uses_bytes - anonymous_bytes),
         }
     }
 
