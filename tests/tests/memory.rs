@@ -80,7 +80,6 @@ async fn flows_from_idle_to_busy_and_back(kernel: Kernel) -> Result<()> {
     }
     let seen = watch.seen();
     assert_eq!(seen.violation, Duration::ZERO, "{seen:?}\n{}", fleet.explain().await);
-    assert!(fleet.client().status().await?.reaction_ms.count > 0, "no reaction was measured");
     Ok(())
 }
 
