@@ -25,9 +25,9 @@ use std::path::{Path, PathBuf};
 use tracing::{info, warn};
 use vmtide_protocol::bridge::Host;
 
-/// How often facts are read, and what was set is looked at, when nothing seems to have changed.
+/// How often what was set is looked at, and whether facts may have changed.
 pub const CHECK_MS: u64 = 60_000;
-/// How often every knob is looked at, and the files of sysctl.d, while no fact changes.
+/// How often all facts are read and every knob is looked at, and the files of sysctl.d, while nothing moves.
 pub const FULL_MS: u64 = 300_000;
 /// The shortest time between two looks because memory moved.
 const SOON_MS: u64 = 2_000;
@@ -52,6 +52,8 @@ pub struct Tuner {
     host: Host,
     zram: Option<Zram>,
     facts: Facts,
+    /// Nothing seemed to have moved since they were read.
+    facts_are_old: bool,
     /// Units that an operator had reverted.
     held: BTreeSet<String>,
     /// What the kernel refused, and when to try it again.
@@ -105,6 +107,7 @@ impl Tuner {
             host: Host::default(),
             zram: tuning.zram.clone(),
             facts: Facts::default(),
+            facts_are_old: false,
             held: BTreeSet::new(),
             refused: BTreeMap::new(),
             balance: None,
@@ -210,15 +213,15 @@ impl Tuner {
     /// Reads the guest and does what each knob's assessment says.
     fn look(&mut self, now_ms: u64, memory: &MemorySample) {
         self.looked_ms = Some(now_ms);
-        self.host_changed = false;
-        let before = std::mem::take(&mut self.facts);
-        self.read_facts(memory);
         let is_due = self.full_ms.is_none_or(|at_ms| now_ms.saturating_sub(at_ms) >= FULL_MS);
         if is_due {
             self.full_ms = Some(now_ms);
             self.claims = Claims::read(&self.root);
         }
-        let is_full = is_due || self.facts != before;
+        let may_differ = std::mem::take(&mut self.host_changed) || self.has_moved(memory);
+        self.facts_are_old = true;
+        let has_changed = (is_due || may_differ) && self.renews_facts(memory);
+        let is_full = is_due || has_changed;
         if is_full && self.look_after_zram(now_ms) {
             self.read_facts(memory);
         }
@@ -232,8 +235,8 @@ impl Tuner {
         for unit in units {
             // What the kernel computed anew is let go, and then looked at once more.
             let were_set = self.set.len();
-            if self.apply(&unit, now_ms) {
-                self.apply(&unit, now_ms);
+            if self.apply(&unit, now_ms, memory) {
+                self.apply(&unit, now_ms, memory);
             }
             if self.set.len() > were_set {
                 // One knob may be another's fact: huge pages decide what the kernel keeps free.
@@ -247,9 +250,25 @@ impl Tuner {
         if self.hand.is_some() { self.mode } else { self.mode.min(Mode::Observe) }
     }
 
+    /// Whether memory or refaults differ from what the facts rest on. In a guest where nothing moves the other facts wait for
+    /// the look at everything: reading them is most of what a look costs.
+    fn has_moved(&self, memory: &MemorySample) -> bool {
+        let refaulted = |sample: &MemorySample| (sample.refault_anon_bytes, sample.refault_file_bytes);
+        Some(Facts::memory_now(memory)) != self.facts.get("memory_now_bytes")
+            || self.balance.is_none_or(|[_, (_, newer)]| refaulted(&newer) != refaulted(memory))
+    }
+
+    /// Reads the facts; whether any has changed.
+    fn renews_facts(&mut self, memory: &MemorySample) -> bool {
+        let before = std::mem::take(&mut self.facts);
+        self.read_facts(memory);
+        self.facts != before
+    }
+
     fn read_facts(&mut self, memory: &MemorySample) {
         let before = self.balance.as_ref().map(|[(_, older), _]| older);
         self.facts = Facts::read(&self.root, memory, before, self.host);
+        self.facts_are_old = false;
     }
 
     /// The files of a unit's knobs, and how they stand.
@@ -269,8 +288,15 @@ impl Tuner {
     }
 
     /// Does what a unit needs; returns whether something of it has to be looked at again.
-    fn apply(&mut self, unit: &str, now_ms: u64) -> bool {
-        let rows = self.rows(unit, now_ms);
+    fn apply(&mut self, unit: &str, now_ms: u64, memory: &MemorySample) -> bool {
+        let mut rows = self.rows(unit, now_ms);
+        if self.facts_are_old && rows.iter().any(|row| matches!(row.action, Action::Close(_))) {
+            // Whether somebody else was at it or the kernel computed it anew, only the facts tell.
+            if self.renews_facts(memory) {
+                self.full_ms = None;
+            }
+            rows = self.rows(unit, now_ms);
+        }
         let mut again = false;
         for row in &rows {
             if let Action::Close(outcome) = row.action {

@@ -187,6 +187,21 @@ fn follows_the_host_at_once_and_back() {
 }
 
 #[test]
+fn where_nothing_moves_other_facts_wait_for_the_look_at_everything() {
+    let mut guest = guest("");
+    guest.after_ms(0);
+    guest.set("proc/swaps", "Filename Type Size Used Priority\n/dev/vda partition 1 0 -2\n");
+    guest.after_ms(CHECK_MS);
+    assert_eq!(guest.holds("proc/sys/vm/page-cluster"), "0", "not read yet");
+    guest.after_ms(FULL_MS);
+    assert_eq!(guest.holds("proc/sys/vm/page-cluster"), "3", "right for zram only");
+    guest.set("proc/swaps", "Filename Type Size Used Priority\n/dev/zram0 partition 1 0 100\n");
+    guest.samples.memory.as_mut().unwrap().refault_file_bytes += MIB;
+    guest.after_ms(CHECK_MS);
+    assert_eq!(guest.holds("proc/sys/vm/page-cluster"), "0", "somebody misses memory: all facts are read");
+}
+
+#[test]
 fn what_someone_else_changed_is_theirs_for_good() {
     let mut guest = guest("");
     guest.after_ms(0);
