@@ -34,7 +34,7 @@ impl CpuReader {
     /// # Errors
     /// [`SenseError`] when `/proc/stat` cannot be opened.
     pub fn open(root: &Path) -> Result<Self, SenseError> {
-        Ok(Self { stat: Source::open(root, "proc/stat")?, pressure: PressureReader::open(root, "cpu")? })
+        Ok(Self { stat: Source::open_one_record(root, "proc/stat")?, pressure: PressureReader::open(root, "cpu")? })
     }
 
     /// The guest's CPUs now.

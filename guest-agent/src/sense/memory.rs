@@ -81,7 +81,7 @@ impl MemoryReader {
     pub fn open(root: &Path) -> Result<Self, SenseError> {
         let mut reader = Self {
             root: root.to_owned(),
-            meminfo: Source::open(root, "proc/meminfo")?,
+            meminfo: Source::open_one_record(root, "proc/meminfo")?,
             vmstat: Source::open(root, "proc/vmstat")?,
             pressure: PressureReader::open(root, "memory")?,
             page_bytes: procfs::page_size(),

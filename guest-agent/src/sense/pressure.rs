@@ -21,7 +21,7 @@ pub(super) struct PressureReader(Option<Source>);
 impl PressureReader {
     /// Opens the pressure file of `resource`; a kernel without PSI is no error, only no answer.
     pub(super) fn open(root: &Path, resource: &str) -> Result<Self, SenseError> {
-        let opened = Source::open(root, &format!("proc/pressure/{resource}"));
+        let opened = Source::open_one_record(root, &format!("proc/pressure/{resource}"));
         // With `psi=0` the file is there and only reading it tells.
         match opened.and_then(|mut source| source.read().map(|_| ()).map(|()| source)) {
             Ok(source) => Ok(Self(Some(source))),

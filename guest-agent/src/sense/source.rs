@@ -15,6 +15,7 @@ pub(super) struct Source {
     path: PathBuf,
     file: File,
     buffer: Vec<u8>,
+    is_one_record: bool,
 }
 
 impl Source {
@@ -22,9 +23,15 @@ impl Source {
     pub(super) fn open(root: &Path, path: &str) -> Result<Self, SenseError> {
         let path = root.join(path);
         match File::open(&path) {
-            Ok(file) => Ok(Self { path, file, buffer: Vec::new() }),
+            Ok(file) => Ok(Self { path, file, buffer: Vec::new(), is_one_record: false }),
             Err(source) => Err(SenseError::Read { path, source }),
         }
+    }
+
+    /// Opens a file that the kernel shows as one record (`single_open` of seq_file): a read that leaves room in the buffer
+    /// has got all of it, and the read that would only find the end is saved.
+    pub(super) fn open_one_record(root: &Path, path: &str) -> Result<Self, SenseError> {
+        Ok(Self { is_one_record: true, ..Self::open(root, path)? })
     }
 
     /// The file as it is now.
@@ -36,7 +43,12 @@ impl Source {
             }
             match self.file.read_at(&mut self.buffer[length..], length as u64) {
                 Ok(0) => break,
-                Ok(bytes) => length += bytes,
+                Ok(bytes) => {
+                    length += bytes;
+                    if self.is_one_record && length < self.buffer.len() {
+                        break;
+                    }
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(source) => return Err(SenseError::Read { path: self.path.clone(), source }),
             }
@@ -140,6 +152,18 @@ mod tests {
         assert_eq!(source.read().unwrap().as_str(), long);
         write(dir.path(), "f", "");
         assert_eq!(source.read().unwrap().as_str(), "");
+    }
+
+    #[test]
+    fn a_file_of_one_record_is_read_as_a_whole_however_long() {
+        let dir = tempfile::tempdir().unwrap();
+        write(dir.path(), "f", "");
+        let mut source = Source::open_one_record(dir.path(), "f").unwrap();
+        for length in [0, 1, ROOM_BYTES / 2, ROOM_BYTES - 1, ROOM_BYTES, ROOM_BYTES + 1, 5 * ROOM_BYTES, 3] {
+            let text = "x".repeat(length);
+            write(dir.path(), "f", &text);
+            assert!(source.read().unwrap().as_str() == text, "{length}");
+        }
     }
 
     #[test]
