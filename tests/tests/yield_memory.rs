@@ -1,4 +1,5 @@
-//! A guest is asked for memory. The test plays the bridge, so that nothing but the agent decides.
+//! A guest is asked for memory: by the test, which plays the bridge so that nothing but the agent decides, and by the
+//! bridge.
 
 use std::time::{Duration, Instant};
 
@@ -8,7 +9,8 @@ use tokio::{
     net::UnixStream,
     time::timeout,
 };
-use vmtide_lab::{Kernel, Lab, Vm, VmConfig, load::Progress, vm::MIB, wait_for};
+use vmtide_bridge::record::Asked;
+use vmtide_lab::{Kernel, Lab, Vm, VmConfig, fleet::FleetConfig, load::Progress, vm::MIB, wait_for};
 use vmtide_protocol::agent::{Reply, ReplyStatus};
 use vmtide_protocol::bridge::{Intervals, Welcome, YieldMemory};
 use vmtide_protocol::{AgentMessage, BridgeMessage, PORT, decode, encode};
@@ -140,6 +142,48 @@ async fn a_hot_working_set_answers_partial_and_hardly_stalls() -> Result<()> {
     assert!(stalled < window / 20, "{figures}");
     assert_eq!(vm.oom_kills().await?, 0);
     Ok(())
+}
+
+#[tokio::test]
+async fn the_bridge_asks_before_it_takes_cold_cache_and_nobody_in_the_guest_stalls() -> Result<()> {
+    let cache = VmConfig::new("cache", Kernel::V6_12).memory_mib(768).disk_mib(512);
+    let config = FleetConfig::new(1024).with(cache).bridge_also("[intervals]\nbusy_ms = 500\nquiet_ms = 1000\n");
+    let mut fleet = Lab::ready()?.launch_fleet(config).await?;
+    let vm = fleet.vm("cache")?;
+    vm.start("load", "vmtide-load --phases file=400M:16s,idle:600s --think-ms 0").await?;
+    wait_for("the cache is full and cold", SOON, async || Ok(last(vm).await?.phase.starts_with("idle"))).await?;
+    fleet.start_bridge().await?;
+    fleet.start_agents().await?;
+    let (watch, vm, client) = (fleet.watch(), fleet.vm("cache")?, fleet.client());
+    let (began, stalled, free) = (Instant::now(), stalled_by(vm).await?, meminfo(vm, "MemFree").await?);
+
+    // A bridge that has just started takes nothing calmly in the first minute, and what was used in the last one is kept.
+    wait_for("it yielded what it was asked for", 4 * SOON, async || Ok(client.vm("cache").await?.yields.kept > 0))
+        .await?;
+    let decisions = client.decisions(Some("cache"), 64).await?;
+    let agreed = decisions.iter().find_map(|decision| match decision.asked {
+        Some(Asked::Answered { spare_bytes, .. }) => Some((spare_bytes, decision.step)),
+        _ => None,
+    });
+    let (spare_bytes, step) = agreed.with_context(|| format!("{decisions:?}"))?;
+    let window = began.elapsed();
+    let stalled = stalled_by(vm).await?.saturating_sub(stalled);
+    println!("{} MiB spare, {step:?}; stalled {stalled:?} of {window:?}\n{}", spare_bytes / MIB, fleet.explain().await);
+    assert!(spare_bytes > free, "{spare_bytes} spare, and {free} were free before");
+    assert!(step.from_bytes - step.to_bytes <= spare_bytes, "{step:?} of {spare_bytes}");
+    assert!(stalled < window / 100, "stalled {stalled:?} of {window:?}");
+    let yields = client.vm("cache").await?.yields;
+    assert_eq!((yields.broken, yields.unanswered), (0, 0), "{yields:?}");
+    assert_eq!(vm.oom_kills().await?, 0);
+    assert_eq!(watch.seen().violation, Duration::ZERO, "{}", fleet.explain().await);
+    Ok(())
+}
+
+/// How long some task waited for memory since the guest booted (PSI).
+async fn stalled_by(vm: &Vm) -> Result<Duration> {
+    let text = vm.read("/proc/pressure/memory", 0).await?;
+    let total = text.lines().find(|line| line.starts_with("some")).and_then(|line| line.rsplit_once("total="));
+    Ok(Duration::from_micros(total.with_context(|| text.clone())?.1.trim().parse()?))
 }
 
 fn amount(reply: &Reply) -> u64 {

@@ -10,6 +10,7 @@
 pub mod client;
 pub mod server;
 pub mod types;
+pub mod yields;
 
 use crate::record::{Decision, Event};
 use types::{Change, Refusal, Status, Vm};

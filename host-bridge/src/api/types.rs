@@ -1,5 +1,6 @@
 //! What the control API speaks; the server writes these, the client reads them.
 
+use super::yields::Yields;
 use crate::guests::GuestSummary;
 use crate::plan::{Demand, HostState, Verdict};
 use serde::{Deserialize, Serialize};
@@ -86,6 +87,8 @@ pub struct Vm {
     pub standing: String,
     /// What its agent said.
     pub agent: GuestSummary,
+    /// What it was asked to yield, and how it kept its word.
+    pub yields: Yields,
 }
 
 /// How a VM's hypervisor stands.

@@ -43,6 +43,7 @@ impl Bridge {
             demand,
             verdict,
             agent: self.guests.summary(number, self.now.ms),
+            yields: vm.asking.summary(self.now.ms),
         }
     }
 

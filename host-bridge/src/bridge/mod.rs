@@ -14,6 +14,7 @@
 //! When it stops, by intent or not, balloons stay where they are and agents go on: nobody is worse off than
 //! with the last plan. The next bridge reads everything back.
 
+mod asking;
 mod control;
 mod hints;
 mod reaction;
@@ -21,6 +22,7 @@ mod state;
 #[cfg(test)]
 mod tests;
 mod vm;
+mod yielding;
 
 pub use state::{Bridge, Effect, Now};
 
@@ -35,6 +37,7 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval, sleep_until};
+use vmtide_protocol::BridgeMessage;
 
 /// How often a plan is made while nothing happens.
 const TICK: Duration = Duration::from_secs(1);
@@ -130,6 +133,8 @@ pub async fn run(config: Config, mut host: Host) -> Result<(), Error> {
                 Effect::TellAllocation { vm, allocation } => guests.set_allocation(vm, allocation),
                 Effect::ForgetAllocation { vm } => guests.forget_allocation(vm),
                 Effect::TellHost(host) => guests.set_host(host),
+                // One whose session has just ended does not answer, which is looked after.
+                Effect::Yield { vm, request } => _ = guests.request(vm, BridgeMessage::YieldMemory(request)),
             }
         }
         for record in bridge.take_records() {

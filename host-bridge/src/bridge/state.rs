@@ -1,5 +1,6 @@
 //! What the bridge knows and decides, without I/O: sightings, guests' words and time in, effects out.
 
+use super::asking::Asking;
 use super::reaction::{Reactions, Waiting};
 use super::vm::{Hypervisor, Vm};
 use crate::config::{Bytes, Config};
@@ -9,14 +10,14 @@ use crate::hypervisor::{Error, MachineState};
 use crate::plan::{
     Demand, History, HostState, HostView, MIB, Millis, Planning, Policy, Shortage, Step, Urgency, Verdict,
 };
-use crate::record::{Decision, Ended, Events, Outcome, Record, Tick};
+use crate::record::{Asked, Decision, Ended, Events, Outcome, Record, Tick};
 use std::collections::HashMap;
 use std::time::Duration;
 use vmtide_protocol::agent::EventKind;
-use vmtide_protocol::bridge::{Allocation, Host};
+use vmtide_protocol::bridge::{Allocation, Host, YieldMemory};
 
 /// How soon after the last plan a guest in need is planned for.
-const URGENT: Duration = Duration::from_millis(20);
+pub(super) const URGENT: Duration = Duration::from_millis(20);
 /// How soon freed bytes are given on: late enough that a balloon on its way out does not make a plan of each sighting.
 const FREED: Duration = Duration::from_millis(100);
 
@@ -44,6 +45,13 @@ pub enum Effect {
     },
     /// Tell all guests what the host is short of.
     TellHost(Host),
+    /// Ask the guest of this VM for memory.
+    Yield {
+        /// The VM.
+        vm: usize,
+        /// The request.
+        request: YieldMemory,
+    },
 }
 
 /// The time of an input: monotonic for the plan, since 1970 for people.
@@ -68,6 +76,8 @@ pub struct Bridge {
     pub(super) numbers: HashMap<String, usize>,
     pub(super) events: Events,
     pub(super) decisions: u64,
+    /// Requests to guests so far: the last one's id.
+    pub(super) requests: u64,
     pub(super) reactions: Reactions,
     pub(super) state: Option<HostState>,
     pub(super) spike_pool_bytes: u64,
@@ -95,6 +105,7 @@ impl Bridge {
             guests: Views::new(config.vms.len(), config.intervals),
             events: Events::default(),
             decisions: 0,
+            requests: 0,
             reactions: Reactions::default(),
             state: None,
             spike_pool_bytes: 0,
@@ -154,6 +165,7 @@ impl Bridge {
         // What was done to a VM that only did not answer for a while still holds; a new one has no past.
         if !matches!(vm.hypervisor, Hypervisor::Unreachable { .. }) {
             vm.history = History::default();
+            vm.asking = Asking::default();
         }
         vm.hypervisor = Hypervisor::Attached(state);
         self.hold(number);
@@ -171,6 +183,7 @@ impl Bridge {
         let is_fixed = matches!(vm.hypervisor, Hypervisor::Attached(state) if !state.has_balloon);
         let is_asked = !self.paused && !vm.paused && !is_fixed;
         (vm.target_bytes, vm.accepted_bytes) = (bytes, bytes);
+        vm.asking.on_moved(self.now.ms, false);
         vm.moving_since = is_asked.then_some(self.now.ms);
         if is_asked {
             self.effects.push(Effect::SetTarget { vm: number, bytes });
@@ -195,6 +208,7 @@ impl Bridge {
             Some(since) if state.allocation_bytes.abs_diff(target_bytes) < PAGE_BYTES => {
                 is_settled = true;
                 vm.moving_since = None;
+                vm.asking.on_reached();
                 self.settle(number, Outcome::Confirmed { after_ms: now.ms.saturating_sub(since) });
                 self.tell(number);
             }
@@ -276,6 +290,7 @@ impl Bridge {
         vm.accepted_bytes = vm.target_bytes;
         vm.moving_since = None;
         vm.waiting = Waiting::default();
+        vm.asking.on_moved(self.now.ms, false);
         vm.verdict = None;
         self.want_plan(URGENT);
     }
@@ -286,6 +301,7 @@ impl Bridge {
         self.guests.apply(number, now_ms, event);
         match event {
             GuestEvent::Connected(hello) => {
+                self.vms[number].asking.on_session();
                 self.remember(number, format!("its agent {} reports, on Linux {}", hello.agent, hello.kernel));
             }
             GuestEvent::Demand { demand, urgent, .. } => {
@@ -298,7 +314,7 @@ impl Bridge {
                     self.want_plan(URGENT);
                 }
             }
-            GuestEvent::Reply(reply) => tracing::debug!(vm = %self.vms[number].config.name, ?reply, "reply"),
+            GuestEvent::Reply(reply) => self.on_reply(number, reply),
             GuestEvent::Happened { event, message } => {
                 let what = if *event == EventKind::Tuning { "tuning in its guest" } else { "its guest says" };
                 self.remember(number, format!("{what}: {message}"));
@@ -321,6 +337,7 @@ impl Bridge {
         if self.paused || self.vms.iter().any(|vm| matches!(vm.hypervisor, Hypervisor::Starting)) {
             return;
         }
+        self.judge_words();
         let now_ms = self.now.ms;
         let view =
             |(number, vm): (usize, &Vm)| Some((number, vm.view(self.demand(number), self.guests.shown(number))?));
@@ -343,15 +360,17 @@ impl Bridge {
             if let Some(step) = verdict.step {
                 // A balloon moves whole pages. Rounded down, for what it rounds up would add up beyond the limit.
                 let step = Step { to_bytes: step.to_bytes - step.to_bytes % PAGE_BYTES, ..step };
-                if step.to_bytes != step.from_bytes {
-                    self.take_step(number, &view.demand, &verdict, step);
+                if step.to_bytes != step.from_bytes
+                    && let Some((step, asked)) = self.agree(number, &verdict, step)
+                {
+                    self.take_step(number, &view.demand, &verdict, step, asked);
                 }
             }
         }
         self.tell_host();
     }
 
-    fn take_step(&mut self, number: usize, demand: &Demand, verdict: &Verdict, step: Step) {
+    fn take_step(&mut self, number: usize, demand: &Demand, verdict: &Verdict, step: Step, asked: Option<Asked>) {
         self.decisions += 1;
         let allocation_bytes = self.vms[number].allocation_bytes();
         self.settle(number, Outcome::Superseded { reached_bytes: allocation_bytes });
@@ -372,6 +391,7 @@ impl Bridge {
             entitled_bytes: verdict.entitled_bytes,
             rule: verdict.rule,
             step,
+            asked,
             outcome: Outcome::Moving,
         };
         tracing::debug!(vm = %decision.vm, from = %Bytes(step.from_bytes), to = %Bytes(step.to_bytes), rule = ?decision.rule, "step");
@@ -408,7 +428,7 @@ impl Bridge {
 
     /// An event only: what a guest can cause as often as it likes is not for the log. Its sessions log for
     /// themselves, each guest within its quota.
-    fn remember(&mut self, number: usize, message: String) {
+    pub(super) fn remember(&mut self, number: usize, message: String) {
         self.events.push(self.now.unix_ms, Some(&self.vms[number].config.name), message);
     }
 }

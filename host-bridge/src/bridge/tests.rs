@@ -414,3 +414,4 @@ fn hyper_v_goes_by_what_a_guest_has_committed() {
 }
 
 mod hints;
+mod yielding;

@@ -1,5 +1,6 @@
 //! What the bridge keeps of one VM.
 
+use super::asking::Asking;
 use super::reaction::Waiting;
 use crate::api::types::VmState;
 use crate::config::VmConfig;
@@ -35,6 +36,7 @@ pub(super) struct Vm {
     pub moving_since: Option<Millis>,
     pub paused: bool,
     pub waiting: Waiting,
+    pub asking: Asking,
     pub verdict: Option<Verdict>,
     pub decisions: Decisions,
 }
@@ -50,6 +52,7 @@ impl Vm {
             moving_since: None,
             paused: false,
             waiting: Waiting::default(),
+            asking: Asking::default(),
             verdict: None,
             decisions: Decisions::default(),
         }

@@ -136,6 +136,27 @@ impl Views {
         }
     }
 
+    /// Whether a VM's agent has a session and can do what this name means.
+    pub fn can(&self, vm: VmIndex, capability: &str) -> bool {
+        let view = &self.views[vm];
+        let names = view.hello.as_ref().map(|hello| &hello.capabilities);
+        view.connected_ms.is_some() && names.is_some_and(|names| names.iter().any(|name| name == capability))
+    }
+
+    /// What a balloon can take at `now_ms` without anybody in the guest having to reclaim, as its last report says: free
+    /// memory less what lies between its floor and its hard use, and less what was asked of its balloon since, down to
+    /// `target_bytes`. 0 where no report holds.
+    pub fn spare_bytes(&self, vm: VmIndex, now_ms: Millis, target_bytes: u64) -> u64 {
+        let last = self.views[vm].last.as_ref().filter(|(at_ms, _)| now_ms.saturating_sub(*at_ms) < self.expiry_ms);
+        let Some(memory) = last.and_then(|(_, demand)| demand.memory.as_ref()) else { return 0 };
+        let signals = &memory.signals;
+        let present_bytes = signals.total_bytes.saturating_sub(signals.balloon_bytes);
+        let hard_bytes = present_bytes.saturating_sub(signals.available_bytes);
+        let margin_bytes = memory.demand.floor_bytes.saturating_sub(hard_bytes);
+        let spare_bytes = signals.free_bytes.min(signals.available_bytes).saturating_sub(margin_bytes);
+        spare_bytes.saturating_sub(present_bytes.saturating_sub(target_bytes))
+    }
+
     /// What an operator sees at `now_ms`.
     pub fn summary(&self, vm: VmIndex, now_ms: Millis) -> GuestSummary {
         let view = &self.views[vm];
@@ -225,6 +246,35 @@ mod tests {
         let summary = views.summary(0, 50);
         assert_eq!((summary.connected_for_ms, summary.demand_age_ms), (Some(40), Some(30)));
         assert_eq!((summary.sessions, summary.violations, summary.tally.clamps.count), (2, 1, 4));
+    }
+
+    #[test]
+    fn spare_is_what_is_free_beyond_the_margin_and_was_not_taken_since() {
+        let mut views = views();
+        assert_eq!(views.spare_bytes(0, 0, 1_000), 0, "nothing was heard");
+        // 1000 present, 600 in hard use, a floor of 650: a margin of 50.
+        let mut event = report(Some(MemoryDemand { need_bytes: 700, floor_bytes: 650, urgency: Urgency::Idle }));
+        let GuestEvent::Demand { demand, .. } = &mut event else { panic!("a report is a demand") };
+        let signals = &mut demand.memory.as_mut().unwrap().signals;
+        (signals.total_bytes, signals.balloon_bytes) = (1_500, 500);
+        (signals.available_bytes, signals.free_bytes) = (400, 300);
+        views.apply(0, 0, &event);
+        let spare = |target_bytes| views.spare_bytes(0, EXPIRY_MS - 1, target_bytes);
+        assert_eq!((spare(1_000), spare(1_200), spare(900), spare(0)), (250, 250, 150, 0));
+        assert_eq!(views.spare_bytes(0, EXPIRY_MS, 1_000), 0, "it expired");
+    }
+
+    #[test]
+    fn only_who_has_a_session_can_do_anything() {
+        let mut views = views();
+        let mut hello = connected("a");
+        let GuestEvent::Connected(said) = &mut hello else { panic!("a hello connects") };
+        said.capabilities = vec!["yield_memory".into()];
+        assert!(!views.can(0, "yield_memory"));
+        views.apply(0, 0, &hello);
+        assert!(views.can(0, "yield_memory") && !views.can(0, "trim_storage"));
+        views.apply(0, 10, &GuestEvent::Disconnected { end: End::Closed, tally: Tally::default() });
+        assert!(!views.can(0, "yield_memory"));
     }
 
     #[test]

@@ -90,6 +90,11 @@ impl Default for Policy {
 }
 
 impl Policy {
+    /// What is taken at a time from a VM that has `allocation_bytes` where it is not known that the guest can spare it, bytes.
+    pub fn slice_bytes(&self, allocation_bytes: u64) -> u64 {
+        permille(allocation_bytes, self.below_floor_permille).max(1)
+    }
+
     /// What changes of a VM that has `allocation_bytes` are too small to be worth a calm move, bytes.
     pub(super) fn dead_band(&self, allocation_bytes: u64) -> u64 {
         permille(allocation_bytes, self.dead_band_permille).max(self.dead_band_bytes).max(1)

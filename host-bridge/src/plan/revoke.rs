@@ -2,7 +2,6 @@
 //! nobody more than is lacking and nobody below what it is entitled to.
 
 use super::fairness::Prices;
-use super::policy::permille;
 use super::seat::{Moment, Seat};
 use super::{Demand, Pace, Rule};
 use std::cmp::Reverse;
@@ -55,7 +54,7 @@ fn cached_line(seat: &Seat<'_>, moment: &Moment<'_>) -> u64 {
         return with_cache; // it shrank not long ago
     }
     let allocation = seat.vm.allocation_bytes;
-    let slice = permille(allocation, moment.policy.below_floor_permille).max(moment.policy.dead_band(allocation));
+    let slice = moment.policy.slice_bytes(allocation).max(moment.policy.dead_band(allocation));
     with_cache.min(seat.to).saturating_sub(slice)
 }
 
@@ -103,7 +102,7 @@ fn spare(seat: &Seat<'_>, cause: Cause, moment: &Moment<'_>) -> u64 {
     if cause == Cause::Emergency {
         return above;
     }
-    let slice = permille(seat.vm.allocation_bytes, moment.policy.below_floor_permille).max(1);
+    let slice = moment.policy.slice_bytes(seat.vm.allocation_bytes);
     let spare = seat.to.saturating_sub(line.max(lowest_in_one_step(seat, slice)));
     if spare < least.min(slice.div_ceil(2)) { 0 } else { spare }
 }

@@ -31,8 +31,37 @@ pub struct Decision {
     pub rule: Rule,
     /// What was asked of the hypervisor.
     pub step: Step,
+    /// Whether the guest agreed to a shrink; `None` where that was not asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asked: Option<Asked>,
     /// What came of it.
     pub outcome: Outcome,
+}
+
+/// What a guest said to a shrink.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Asked {
+    /// It answered.
+    Answered {
+        /// What it was asked for.
+        bytes: u64,
+        /// What it said is spare of that.
+        spare_bytes: u64,
+        /// How long that took.
+        after_ms: u64,
+    },
+    /// It did not answer: a slice was taken.
+    Silent {
+        /// What it was asked for.
+        bytes: u64,
+        /// How long that was waited for.
+        after_ms: u64,
+    },
+    /// There is nobody to ask: a slice was taken.
+    Unable,
+    /// It did not keep its word before: it was not asked.
+    Untrusted,
 }
 
 /// What came of a decision.

@@ -1,6 +1,6 @@
 //! Decisions and standings in sentences with figures.
 
-use super::{Decision, Outcome};
+use super::{Asked, Decision, Outcome};
 use crate::config::Bytes;
 use crate::plan::{Demand, Pace, Rule, Urgency, Verdict};
 
@@ -25,7 +25,22 @@ pub fn sentence(decision: &Decision) -> String {
         Outcome::Refused { message } => format!("The hypervisor refused: {message}."),
         Outcome::Lost { reached_bytes } => format!("The VM went away at {}.", Bytes(*reached_bytes)),
     };
-    format!("{direction} {pace} from {from} to {to}. {saw} {why} {came}")
+    let agreed = decision.asked.as_ref().map(agreed).unwrap_or_default();
+    format!("{direction} {pace} from {from} to {to}. {saw} {why} {agreed}{came}")
+}
+
+/// What the guest said to it, with a space behind.
+fn agreed(asked: &Asked) -> String {
+    match asked {
+        Asked::Answered { bytes, spare_bytes, after_ms } => {
+            format!("Asked for {}, the guest had {} spare after {after_ms} ms. ", Bytes(*bytes), Bytes(*spare_bytes))
+        }
+        Asked::Silent { bytes, after_ms } => {
+            format!("Asked for {}, the guest did not answer within {after_ms} ms: a slice. ", Bytes(*bytes))
+        }
+        Asked::Unable => "The guest cannot be asked: a slice. ".to_owned(),
+        Asked::Untrusted => "The guest did not keep its word before and was not asked. ".to_owned(),
+    }
 }
 
 /// Why a VM stands where it does now, decision or not.

@@ -3,6 +3,7 @@
 use std::fmt::Write;
 use std::time::{Duration, SystemTime};
 use vmtide_bridge::api::types::{Status, Vm, VmState};
+use vmtide_bridge::api::yields::Yields;
 use vmtide_bridge::config::Bytes;
 use vmtide_bridge::guests::GuestSummary;
 use vmtide_bridge::plan::{Demand, HostState};
@@ -86,7 +87,7 @@ pub(crate) fn list(vms: &[Vm]) -> String {
 
 pub(crate) fn explain(vm: &Vm, decisions: &[Decision], events: &[Event]) -> String {
     let mut text = format!(
-        "{} is {}, has {} (asked for: {}), limits {}.\n{}\n{}\n",
+        "{} is {}, has {} (asked for: {}), limits {}.\n{}\n{}\n{}",
         vm.name,
         state(vm),
         Bytes(vm.allocation_bytes),
@@ -94,6 +95,7 @@ pub(crate) fn explain(vm: &Vm, decisions: &[Decision], events: &[Event]) -> Stri
         limit_words(vm),
         vm.detail.as_ref().unwrap_or(&vm.standing),
         agent(&vm.agent),
+        yields(&vm.yields),
     );
     if decisions.is_empty() {
         text.push_str("\nNo decision about it so far.\n");
@@ -131,6 +133,26 @@ fn agent(agent: &GuestSummary) -> String {
         _ = write!(text, "; broke the protocol {} times, its last connection ended: {end}", agent.violations);
     }
     text + "."
+}
+
+/// What it was asked for, and how it kept its word; nothing for one that never was.
+fn yields(yields: &Yields) -> String {
+    let Yields { asked, answered, unanswered, kept, broken, .. } = yields;
+    if *asked == 0 {
+        return String::new();
+    }
+    let mut text =
+        format!("Asked for memory {asked} times: answered {answered}, silent {unanswered}, word kept {kept}");
+    if *broken > 0 {
+        _ = write!(text, ", broken {broken}");
+    }
+    if let Some(ms) = yields.untrusted_for_ms {
+        _ = write!(text, "; not asked for another {}", duration(ms));
+    }
+    if let Some(bytes) = yields.open_bytes {
+        _ = write!(text, "; now asked for {}", Bytes(bytes));
+    }
+    text + ".\n"
 }
 
 pub(crate) fn paused(vm: Option<&str>, paused: bool) -> String {

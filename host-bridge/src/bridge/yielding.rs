@@ -1,0 +1,85 @@
+//! Asks guests for memory before their balloons inflate, and hears what they can spare.
+//!
+//! Only calm shrinks are asked about. An urgent one has somebody stalled behind it, and a deadline is time that he does not
+//! have; the planner takes first what its guest says that it does not need, so little of it comes out of what is used.
+//! What an operator orders, by a lower maximum, is carried out, and a peer's rules know nothing of asking.
+
+use super::asking::{Shrink, Way};
+use super::state::{Bridge, Effect, URGENT};
+use crate::config::Bytes;
+use crate::guests::Reply;
+use crate::hypervisor::driver::PAGE_BYTES;
+use crate::plan::{Direction, Pace, Rule, Step, Verdict};
+use crate::record::Asked;
+use vmtide_protocol::agent::ReplyStatus;
+use vmtide_protocol::bridge::YieldMemory;
+
+/// What an agent calls it in its hello.
+const CAPABILITY: &str = "yield_memory";
+
+impl Bridge {
+    /// What is to be done of `step` now, and what the guest said to it; `None` while that is not known.
+    pub(super) fn agree(&mut self, number: usize, verdict: &Verdict, step: Step) -> Option<(Step, Option<Asked>)> {
+        let now_ms = self.now.ms;
+        let vm = &self.vms[number];
+        let is_asked_about = step.direction() == Direction::Shrink
+            && step.pace == Pace::Calm
+            && verdict.rule != Rule::Peer
+            && step.from_bytes <= vm.limits().maximum_bytes;
+        if !is_asked_about {
+            let is_stalled = step.pace == Pace::GiveBack;
+            if self.vms[number].asking.on_moved(now_ms, is_stalled) {
+                self.tell_broken(number);
+            }
+            return Some((step, None));
+        }
+        let bytes = step.from_bytes - step.to_bytes;
+        let shrink = Shrink {
+            bytes,
+            spare_bytes: self.guests.spare_bytes(number, now_ms, vm.target_bytes),
+            slice_bytes: self.policy.slice_bytes(vm.allocation_bytes()).max(PAGE_BYTES),
+            least_bytes: self.policy.urgent_step_bytes.max(PAGE_BYTES),
+            for_others: verdict.rule == Rule::Revoke,
+            can_ask: self.guests.can(number, CAPABILITY),
+        };
+        match self.vms[number].asking.way(now_ms, &shrink, &self.policy) {
+            Way::Inflate { bytes: taken, asked } => {
+                let to_bytes = step.from_bytes - (taken - taken % PAGE_BYTES);
+                (to_bytes < step.from_bytes).then_some((Step { to_bytes, ..step }, asked))
+            }
+            Way::Ask { bytes, deadline_ms } => {
+                self.requests += 1;
+                let request = YieldMemory { id: self.requests, bytes, deadline_ms };
+                tracing::debug!(vm = %self.vms[number].config.name, bytes = %Bytes(bytes), deadline_ms, "asked to yield");
+                self.vms[number].asking.on_asked(now_ms, request.id, bytes, deadline_ms);
+                self.effects.push(Effect::Yield { vm: number, request });
+                None
+            }
+            Way::Wait => None,
+        }
+    }
+
+    /// Takes in a guest's answer; the next plan makes something of it.
+    pub(super) fn on_reply(&mut self, number: usize, reply: &Reply) {
+        let vm = &mut self.vms[number];
+        tracing::debug!(vm = %vm.config.name, ?reply, "reply");
+        let spare_bytes = (reply.status != ReplyStatus::Unsupported).then_some(reply.amount);
+        if vm.asking.on_answer(self.now.ms, reply.id, spare_bytes) {
+            self.want_plan(URGENT);
+        }
+    }
+
+    /// Looks whose word came to nothing.
+    pub(super) fn judge_words(&mut self) {
+        for number in 0..self.vms.len() {
+            if self.vms[number].asking.has_broken(self.now.ms) {
+                self.tell_broken(number);
+            }
+        }
+    }
+
+    fn tell_broken(&mut self, number: usize) {
+        let message = "it did not keep its word on the memory that it can spare, and is not asked for a while";
+        self.remember(number, message.to_owned());
+    }
+}
