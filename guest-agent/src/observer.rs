@@ -3,11 +3,12 @@
 use crate::demand::{CpuEstimator, IoEstimator, MemoryEstimator, Outlook};
 use crate::said::Said;
 use crate::sense::working_set::{Leisure, Sampler};
-use crate::sense::{CpuReader, CpuSample, MemoryReader, MemorySample, SenseError, StorageReader, StorageSample};
+use crate::sense::{CpuReader, CpuSample, MemoryReader, MemorySample, SenseError, Stall, StorageReader, StorageSample};
 use serde::Serialize;
 use std::path::Path;
 use tracing::warn;
 use vmtide_protocol::demand::{Answer, CpuDemand, Demand, IoDemand};
+use vmtide_protocol::stalls::{CpuTotals, StallTotals, Stalls};
 
 /// What is due shortly is read now, or a timer that is late by a little would let it slip to the next look.
 const EARLY_MS: u64 = 50;
@@ -24,6 +25,29 @@ pub struct Samples {
     /// When CPU and disks were read.
     #[serde(skip)]
     pub rest_at_ms: Option<u64>,
+}
+
+impl Samples {
+    /// How long tasks waited so far, memory read at `now_ms`; `None` where the kernel counts none of it.
+    fn stalls(&self, now_ms: u64) -> Option<Stalls> {
+        let totals = |at_ms: u64, stall: Stall| StallTotals {
+            at_ms: at_ms.into(),
+            some_us: stall.some_us.into(),
+            full_us: stall.full_us.into(),
+        };
+        let rest_at_ms = self.rest_at_ms.unwrap_or(now_ms);
+        let cpu_totals = |cpu: CpuSample| {
+            let us = |ms: u64| ms.saturating_mul(1000).into();
+            let (used_us, steal_us) = (us(cpu.used_ms), us(cpu.steal_ms));
+            Some(CpuTotals { at_ms: rest_at_ms.into(), some_us: cpu.stall?.some_us.into(), used_us, steal_us })
+        };
+        let stalls = Stalls {
+            memory: self.memory.and_then(|memory| memory.stall).map(|stall| totals(now_ms, stall)),
+            cpu: self.cpu.and_then(cpu_totals),
+            io: self.storage.and_then(|storage| storage.stall).map(|stall| totals(rest_at_ms, stall)),
+        };
+        (stalls != Stalls::default()).then_some(stalls)
+    }
 }
 
 /// What one look found.
@@ -115,7 +139,8 @@ impl Observer {
             Some(estimate) => (Answer::Known(estimate.demand), Some(estimate.outlook)),
             None => (Answer::NotYet, None),
         };
-        let demand = Demand { memory, cpu: self.cpu_answer.clone(), io: self.io_answer.clone() };
+        let (cpu, io) = (self.cpu_answer.clone(), self.io_answer.clone());
+        let demand = Demand { memory, cpu, io, stalls: self.samples.stalls(now_ms) };
         Observation { demand, outlook }
     }
 
@@ -156,7 +181,9 @@ mod tests {
         let dir = guest();
         let mut observer = Observer::open(dir.path(), 2_000).unwrap();
         let first = observer.look(0, 1_000, None);
-        assert_eq!(first.demand, Demand { memory: Answer::NotYet, cpu: Answer::NotYet, io: Answer::NotYet });
+        let Demand { memory, cpu, io, stalls } = first.demand;
+        assert_eq!((memory, cpu, io), (Answer::NotYet, Answer::NotYet, Answer::NotYet));
+        assert!(stalls.is_some(), "totals need no second look");
         let second = observer.look(1_000, 1_000, None).demand;
         assert!(second.memory.known().is_some() && second.cpu.known().is_some() && second.io.known().is_some());
     }
@@ -172,6 +199,20 @@ mod tests {
         assert!(broken.memory.known().is_some() && broken.cpu.known().is_none());
         write(dir.path(), "proc/stat", &stat);
         assert!(observer.look(2_000, 1_000, None).demand.cpu.known().is_some());
+    }
+
+    #[test]
+    fn what_was_waited_so_far_is_told_with_the_time_of_its_reading() {
+        let dir = guest();
+        let mut observer = Observer::open(dir.path(), 2_000).unwrap();
+        observer.look(0, 1_000, None);
+        let stalls = observer.look(500, 1_000, None).demand.stalls.unwrap();
+        let (memory, cpu) = (stalls.memory.unwrap(), stalls.cpu.unwrap());
+        assert_eq!((memory.at_ms, memory.full_us), (500.into(), 391_926.into()));
+        assert_eq!((cpu.at_ms, cpu.some_us), (0.into(), 681_245.into()), "CPUs are not looked at as often");
+        std::fs::remove_dir_all(dir.path().join("proc/pressure")).unwrap();
+        let mut observer = Observer::open(dir.path(), 2_000).unwrap();
+        assert_eq!(observer.look(0, 1_000, None).demand.stalls, None, "a kernel without PSI counts nothing");
     }
 
     #[test]

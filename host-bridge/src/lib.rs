@@ -1,6 +1,6 @@
 //! The host side of vmtide: a library, the daemon `vmtide-bridge` and the command `vmtide`.
 //!
-//! Four floors, each of which knows only those below it: [`plan`], [`config`] and `socket` (how to listen on a unix
+//! Four floors, each of which knows only those below it: [`plan`], [`performance`], [`config`] and `socket` (how to listen on a unix
 //! socket); [`guests`], [`host`], [`hypervisor`], [`record`] and [`api`]; [`bridge`]; the binaries.
 
 pub mod api;
@@ -10,6 +10,7 @@ pub mod guests;
 pub mod host;
 pub mod hypervisor;
 pub mod model;
+pub mod performance;
 pub mod plan;
 pub mod record;
 pub mod replay;

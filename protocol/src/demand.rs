@@ -1,6 +1,6 @@
 //! Typed demand: for each resource an amount, a floor, an urgency, a reason and the signals behind it.
 
-use crate::Amount;
+use crate::{Amount, Stalls};
 use serde::{Deserialize, Serialize};
 
 /// How much it matters that a demand is met, in rising order.
@@ -50,6 +50,9 @@ pub struct Demand {
     pub cpu: Answer<CpuDemand>,
     /// Block I/O, all disks together.
     pub io: Answer<IoDemand>,
+    /// How long its tasks waited so far; absent from agents that do not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stalls: Option<Stalls>,
 }
 
 /// Demand for memory.

@@ -24,6 +24,7 @@ pub mod bridge;
 mod decode;
 pub mod demand;
 pub mod frame;
+pub mod stalls;
 mod version;
 
 pub use agent::AgentMessage;
@@ -31,6 +32,7 @@ pub use amount::Amount;
 pub use bridge::BridgeMessage;
 pub use decode::{DecodeError, Decoded, Wire, decode};
 pub use frame::{FrameError, LineBuffer, encode};
+pub use stalls::Stalls;
 pub use version::{SUPPORTED, VersionRange};
 
 /// The vsock port that a bridge listens on.

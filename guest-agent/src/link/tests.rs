@@ -31,7 +31,7 @@ fn run(address: Address) -> Running {
 }
 
 fn report() -> AgentMessage {
-    let demand = Demand { memory: Answer::NotYet, cpu: Answer::NotYet, io: Answer::NotYet };
+    let demand = Demand { memory: Answer::NotYet, cpu: Answer::NotYet, io: Answer::NotYet, stalls: None };
     AgentMessage::Report(Report { sequence: 0, demand })
 }
 

@@ -2,6 +2,7 @@
 
 use super::yields::Yields;
 use crate::guests::GuestSummary;
+use crate::performance::Indices;
 use crate::plan::{Demand, HostState, Verdict};
 use serde::{Deserialize, Serialize};
 use vmtide_protocol::bridge::Host;
@@ -45,6 +46,9 @@ pub struct Status {
     pub reaction_ms: Reaction,
     /// Connections that were refused: of addresses without a VM, of VMs that dial too often, without a proper hello.
     pub refused: u64,
+    /// The performance index of all VMs over the last minute, weighted by their maximums.
+    #[serde(default)]
+    pub performance: Indices,
 }
 
 /// From a guest's first stalled or predicted microsecond to its larger allocation confirmed.
@@ -85,6 +89,9 @@ pub struct Vm {
     pub verdict: Option<Verdict>,
     /// The two in a sentence.
     pub standing: String,
+    /// Its performance index over the last minute.
+    #[serde(default)]
+    pub performance: Indices,
     /// What its agent said.
     pub agent: GuestSummary,
     /// What it was asked to yield, and how it kept its word.

@@ -42,6 +42,7 @@ impl Bridge {
             standing: verdict.map_or_else(|| "Not planned yet.".to_owned(), |verdict| standing(&demand, &verdict)),
             demand,
             verdict,
+            performance: self.indices(number),
             agent: self.guests.summary(number, self.now.ms),
             yields: vm.asking.summary(self.now.ms),
         }
@@ -82,6 +83,7 @@ impl Control for Bridge {
             decisions: self.decisions,
             reaction_ms: self.reactions.summary(),
             refused: self.refused,
+            performance: self.host_indices(),
         }
     }
 

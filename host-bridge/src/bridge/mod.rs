@@ -17,6 +17,7 @@
 mod asking;
 mod control;
 mod hints;
+mod performance;
 mod reaction;
 mod state;
 #[cfg(test)]

@@ -158,6 +158,7 @@ impl Bridge {
             Sighting::Absent(error) => self.on_absent(number, &error),
             Sighting::Unreachable(error) => self.on_unreachable(number, &error),
         }
+        self.meter(number);
     }
 
     fn on_attached(&mut self, number: usize, state: MachineState) {
@@ -299,6 +300,7 @@ impl Bridge {
     pub fn on_guest(&mut self, number: usize, event: &GuestEvent) {
         let now_ms = self.now.ms;
         self.guests.apply(number, now_ms, event);
+        self.meter_guest(number, event);
         match event {
             GuestEvent::Connected(hello) => {
                 self.vms[number].asking.on_session();
@@ -333,6 +335,9 @@ impl Bridge {
     /// Plans, and turns the plan into effects.
     pub fn plan(&mut self) {
         self.replan = None;
+        for number in 0..self.vms.len() {
+            self.meter(number);
+        }
         // Memory that is not known of cannot be planned around.
         if self.paused || self.vms.iter().any(|vm| matches!(vm.hypervisor, Hypervisor::Starting)) {
             return;

@@ -414,4 +414,5 @@ fn hyper_v_goes_by_what_a_guest_has_committed() {
 }
 
 mod hints;
+mod performance;
 mod yielding;

@@ -6,6 +6,7 @@ use crate::api::types::VmState;
 use crate::config::VmConfig;
 use crate::hypervisor::MachineState;
 use crate::hypervisor::driver::PAGE_BYTES;
+use crate::performance::Meter;
 use crate::plan::{Demand, History, Limits, Millis, Reach, Shown, Verdict, VmView};
 use crate::record::Decisions;
 use vmtide_protocol::bridge::Allocation;
@@ -39,6 +40,7 @@ pub(super) struct Vm {
     pub asking: Asking,
     pub verdict: Option<Verdict>,
     pub decisions: Decisions,
+    pub meter: Meter,
 }
 
 impl Vm {
@@ -55,6 +57,7 @@ impl Vm {
             asking: Asking::default(),
             verdict: None,
             decisions: Decisions::default(),
+            meter: Meter::default(),
         }
     }
 

@@ -5,11 +5,13 @@
 //! above the need contradicts itself: the need is what a guest can ask for, so it bounds the floor.
 
 use super::text::printable;
+use crate::performance::{Each, Totals};
 use crate::plan;
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use vmtide_protocol::agent::ReplyStatus;
 use vmtide_protocol::demand::{self as wire, CpuReason, IoReason, MemoryReason, Urgency, WorkingSetSource};
+use vmtide_protocol::stalls::{StallTotals, Stalls};
 use vmtide_protocol::{Amount, agent};
 
 /// No VM has a pebibyte, moves one in a second, or counts anything that far.
@@ -64,6 +66,9 @@ pub struct Demand {
     pub cpu: Option<Cpu>,
     /// Block I/O.
     pub io: Option<Io>,
+    /// How long its tasks waited so far; `None` where its kernel or its agent does not tell.
+    #[serde(default)]
+    pub stalls: Each<Option<Totals>>,
 }
 
 /// Demand for memory.
@@ -196,6 +201,7 @@ pub fn demand(wire: &wire::Demand, maximum_bytes: u64) -> (Demand, Clamps) {
         memory: wire.memory.known().map(|wire| memory(wire, maximum_bytes.min(MOST), &mut clamps)),
         cpu: wire.cpu.known().map(|wire| cpu(wire, &mut clamps)),
         io: wire.io.known().map(|wire| io(wire, &mut clamps)),
+        stalls: wire.stalls.as_ref().map(|wire| stalls(wire, &mut clamps)).unwrap_or_default(),
     };
     (checked, clamps)
 }
@@ -248,6 +254,24 @@ fn io(wire: &wire::IoDemand, clamps: &mut Clamps) -> Io {
         reason: wire.reason,
         signals: IoSignals::check(&wire.signals, clamps),
     }
+}
+
+fn stalls(wire: &Stalls, clamps: &mut Clamps) -> Each<Option<Totals>> {
+    let mut totals = |wire: &StallTotals| Totals {
+        at_ms: clamps.hold("stalls.at_ms", wire.at_ms, MOST),
+        some_us: clamps.hold("stalls.some_us", wire.some_us, MOST),
+        full_us: clamps.hold("stalls.full_us", wire.full_us, MOST),
+        ..Totals::default()
+    };
+    let (memory, io) = (wire.memory.as_ref().map(&mut totals), wire.io.as_ref().map(&mut totals));
+    let cpu = wire.cpu.as_ref().map(|wire| Totals {
+        at_ms: clamps.hold("stalls.at_ms", wire.at_ms, MOST),
+        some_us: clamps.hold("stalls.some_us", wire.some_us, MOST),
+        used_us: clamps.hold("stalls.used_us", wire.used_us, MOST),
+        steal_us: clamps.hold("stalls.steal_us", wire.steal_us, MOST),
+        ..Totals::default()
+    });
+    Each { memory, cpu, io }
 }
 
 /// The answer to a request.

@@ -157,6 +157,12 @@ impl Views {
         spare_bytes.saturating_sub(present_bytes.saturating_sub(target_bytes))
     }
 
+    /// How many virtual CPUs are online, as of the guest's last report.
+    pub fn online_cpus(&self, vm: VmIndex) -> Option<u64> {
+        let (_, demand) = self.views[vm].last.as_ref()?;
+        demand.cpu.as_ref().map(|cpu| cpu.signals.online_cpus)
+    }
+
     /// What an operator sees at `now_ms`.
     pub fn summary(&self, vm: VmIndex, now_ms: Millis) -> GuestSummary {
         let view = &self.views[vm];

@@ -141,7 +141,7 @@ fn report(need: u64, floor: u64, urgency: Urgency, stall_permille: u64) -> Deman
         waiting_ms: u64::from(is_stalled).into(),
         signals: MemorySignals { stall_some_permille: stall_permille.into(), ..MemorySignals::default() },
     };
-    Demand { memory: Answer::Known(memory), cpu: Answer::NotYet, io: Answer::NotYet }
+    Demand { memory: Answer::Known(memory), cpu: Answer::NotYet, io: Answer::NotYet, stalls: None }
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use vmtide_bridge::api::types::{Status, Vm, VmState};
 use vmtide_bridge::api::yields::Yields;
 use vmtide_bridge::config::Bytes;
 use vmtide_bridge::guests::GuestSummary;
+use vmtide_bridge::performance::{Index, Indices, PPM, Resource};
 use vmtide_bridge::plan::{Demand, HostState};
 use vmtide_bridge::record::{Decision, Event, sentence};
 
@@ -42,7 +43,8 @@ pub(crate) fn status(status: &Status) -> String {
          committed  {}, free {} (spike pool {})\n\
          VMs        {} configured, {} reachable, {} with an agent\n\
          decisions  {}\n\
-         reactions  {reaction}\n",
+         reactions  {reaction}\n\
+         P = R / T  {}\n",
         duration(status.uptime_ms),
         Bytes(*capacity_bytes),
         Bytes(*reserve_bytes),
@@ -53,14 +55,15 @@ pub(crate) fn status(status: &Status) -> String {
         status.vms_reachable,
         status.agents,
         status.decisions,
+        performance(&status.performance),
     )
 }
 
 pub(crate) fn list(vms: &[Vm]) -> String {
     let width = vms.iter().map(|vm| vm.name.len()).max().unwrap_or(0).max(4);
     let mut text = format!(
-        "{:width$}  {:11}  {:>10}  {:>10}  {:>10}  {:>10}  {:>10}  {:>7}  DEMAND\n",
-        "NAME", "STATE", "ALLOCATION", "TARGET", "NEED", "MINIMUM", "MAXIMUM", "SHARES"
+        "{:width$}  {:11}  {:>10}  {:>10}  {:>10}  {:>10}  {:>10}  {:>7}  {:>5}  DEMAND\n",
+        "NAME", "STATE", "ALLOCATION", "TARGET", "NEED", "MINIMUM", "MAXIMUM", "SHARES", "P"
     );
     for vm in vms {
         let (need, demand) = match vm.demand {
@@ -71,7 +74,7 @@ pub(crate) fn list(vms: &[Vm]) -> String {
         // Writing to a String does not fail.
         let _ = writeln!(
             text,
-            "{:width$}  {:11}  {:>10}  {:>10}  {need:>10}  {:>10}  {:>10}  {:>7}  {}",
+            "{:width$}  {:11}  {:>10}  {:>10}  {need:>10}  {:>10}  {:>10}  {:>7}  {:>5}  {}",
             vm.name,
             state(vm),
             Bytes(vm.allocation_bytes).to_string(),
@@ -79,6 +82,7 @@ pub(crate) fn list(vms: &[Vm]) -> String {
             Bytes(vm.minimum_bytes).to_string(),
             Bytes(vm.maximum_bytes).to_string(),
             vm.shares,
+            part(vm.performance.overall.map(|index| index.p_ppm)),
             demand.to_lowercase(),
         );
     }
@@ -87,7 +91,7 @@ pub(crate) fn list(vms: &[Vm]) -> String {
 
 pub(crate) fn explain(vm: &Vm, decisions: &[Decision], events: &[Event]) -> String {
     let mut text = format!(
-        "{} is {}, has {} (asked for: {}), limits {}.\n{}\n{}\n{}",
+        "{} is {}, has {} (asked for: {}), limits {}.\n{}\n{}\nP = R / T over the last minute: {}.\n{}",
         vm.name,
         state(vm),
         Bytes(vm.allocation_bytes),
@@ -95,6 +99,7 @@ pub(crate) fn explain(vm: &Vm, decisions: &[Decision], events: &[Event]) -> Stri
         limit_words(vm),
         vm.detail.as_ref().unwrap_or(&vm.standing),
         agent(&vm.agent),
+        performance(&vm.performance),
         yields(&vm.yields),
     );
     if decisions.is_empty() {
@@ -167,6 +172,25 @@ pub(crate) fn limits(vm: &Vm) -> String {
 
 pub(crate) fn event(event: &Event) -> String {
     format!("{}  {}  {}\n", time(event.at_unix_ms), event.vm.as_deref().unwrap_or("host"), event.message)
+}
+
+/// P of each resource, and what it is made of: `memory 0.61 (R 0.78, T 1.280), …`.
+pub(crate) fn performance(indices: &Indices) -> String {
+    let each = Resource::ALL.map(|resource| match indices.each.of(resource) {
+        None => format!("{} not known", resource.name()),
+        Some(Index { r_ppm, t_permille, p_ppm, .. }) => {
+            let t = t_permille.map_or("without end".to_owned(), |t| format!("{}.{:03}", t / 1000, t % 1000));
+            format!("{} {} (R {}, T {t})", resource.name(), part(Some(*p_ppm)), part(Some(*r_ppm)))
+        }
+    });
+    each.join(", ")
+}
+
+/// A part of the whole, with two decimals, rounded; nothing is rounded up to the whole.
+pub(crate) fn part(ppm: Option<u64>) -> String {
+    let Some(ppm) = ppm else { return "-".to_owned() };
+    let hundredths = if ppm < PPM { ((ppm + 5_000) / 10_000).min(99) } else { 100 };
+    format!("{}.{:02}", hundredths / 100, hundredths % 100)
 }
 
 fn limit_words(vm: &Vm) -> String {
