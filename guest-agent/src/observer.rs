@@ -154,6 +154,11 @@ impl Observer {
         self.io_answer = io.map_or(Answer::NotYet, Answer::Known);
     }
 
+    /// Whether the guest's CPUs are worth a look as often as those of a busy guest.
+    pub fn has_busy_cpus(&self) -> bool {
+        self.cpu_demand.is_busy()
+    }
+
     /// The latest samples.
     pub fn samples(&self) -> &Samples {
         &self.samples

@@ -218,6 +218,10 @@ pub struct CpuSignals {
     pub used_millicpus: Amount,
     /// Stolen by the host, in thousandths of a virtual CPU.
     pub steal_millicpus: Amount,
+    /// What waited for a virtual CPU through no fault of the host's, in thousandths of one.
+    pub waiting_millicpus: Amount,
+    /// How much more of the time the busiest virtual CPU was used than the idlest, thousandths.
+    pub imbalance_permille: Amount,
     /// Runnable tasks at the time of the sample.
     pub running_tasks: Amount,
     /// Share of time in which some task waited for a CPU, thousandths.

@@ -1,8 +1,17 @@
 //! Demand for CPU.
 //!
-//! `need = used + stolen + one vCPU × share of time in which some task waited for a CPU`: what ran, what would have
-//! run had the host let it, and at least one more task's worth for the time in which one waited. CPU gives
-//! way without harm, so the floor is only what keeps a guest answering.
+//! ```text
+//! need    = used + stolen + waiting
+//! waiting = share of time in which some task waited for a CPU (PSI)
+//!           × tasks in the run queue that no online CPU is left for, at least one
+//!           × share of the time that the host did not steal
+//! ```
+//!
+//! What ran, what would have run had the host let it, and what had no virtual CPU to run on. A queue behind a CPU that the
+//! host stole is the host's shortage: more virtual CPUs would only wait as well. So stolen time takes its share off what
+//! waits, and is a signal and a reason of its own. The run queue is a number of one moment; the smaller of two samples counts.
+//!
+//! CPU gives way without harm, so the floor is only what keeps a guest answering.
 
 use super::permille;
 use crate::sense::CpuSample;
@@ -14,11 +23,17 @@ const FLOOR_MILLICPUS: u64 = 100;
 const IDLE_SHARE: u64 = 50;
 const STALL_FELT_PERMILLE: u64 = 200;
 const STALL_HURTS_PERMILLE: u64 = 600;
+/// A queue that no guest has CPUs for.
+const MOST_WAITING_MILLICPUS: u64 = 256_000;
+
+/// From this need on the guest is looked at and reported as often as a busy one: a quarter of a virtual CPU.
+const BUSY_MILLICPUS: u64 = 250;
 
 /// Turns CPU samples into demand.
 #[derive(Clone, Debug, Default)]
 pub struct CpuEstimator {
     previous: Option<(u64, CpuSample)>,
+    is_busy: bool,
 }
 
 impl CpuEstimator {
@@ -37,8 +52,15 @@ impl CpuEstimator {
             (Some(before), Some(now)) => permille(before.some_us, now.some_us, elapsed_ms),
             _ => 0,
         };
+        // The agent itself runs while it reads.
+        let queued = |sample: &CpuSample| sample.running_tasks.saturating_sub(1).saturating_sub(sample.online_cpus);
+        let queue = queued(&before).min(queued(sample)).max(1);
         // A task that waits because of the host waits through no fault of the guest's own queue.
         let stolen_permille = (stolen * 1000).checked_div(used + stolen).unwrap_or(0);
+        let unstolen_permille = 1000 - stolen_permille.min(1000);
+        let waiting = (stalled * unstolen_permille / 1000).saturating_mul(queue).min(MOST_WAITING_MILLICPUS);
+        let need = used + stolen + waiting;
+        self.is_busy = need >= BUSY_MILLICPUS;
         let worst_permille = stalled.max(stolen_permille);
         let (urgency, reason) = if used + stolen < online_millicpus / IDLE_SHARE {
             (Urgency::Idle, CpuReason::Idle)
@@ -50,7 +72,7 @@ impl CpuEstimator {
             (if hurts { Urgency::Critical } else { Urgency::Pressed }, reason)
         };
         Some(CpuDemand {
-            need_millicpus: (used + stolen + stalled).into(),
+            need_millicpus: need.into(),
             floor_millicpus: used.min(FLOOR_MILLICPUS).into(),
             urgency,
             reason,
@@ -58,10 +80,17 @@ impl CpuEstimator {
                 online_cpus: sample.online_cpus.into(),
                 used_millicpus: used.into(),
                 steal_millicpus: stolen.into(),
+                waiting_millicpus: waiting.into(),
+                imbalance_permille: (sample.gap_ms.saturating_mul(1000) / elapsed_ms).min(1000).into(),
                 running_tasks: sample.running_tasks.into(),
                 stall_some_permille: stalled.into(),
             },
         })
+    }
+
+    /// Whether the last demand was one that may be gone in a second.
+    pub fn is_busy(&self) -> bool {
+        self.is_busy
     }
 }
 
@@ -73,7 +102,8 @@ mod tests {
     fn demand(used_ms: u64, steal_ms: u64, some_us: u64) -> CpuDemand {
         let mut estimator = CpuEstimator::default();
         let stall = |some_us| Some(Stall { some_us, full_us: 0 });
-        let before = CpuSample { online_cpus: 2, used_ms: 1_000, steal_ms: 10, running_tasks: 1, stall: stall(5) };
+        let before =
+            CpuSample { online_cpus: 2, used_ms: 1_000, steal_ms: 10, running_tasks: 1, gap_ms: 0, stall: stall(5) };
         assert_eq!(estimator.update(0, &before), None);
         let now = CpuSample { used_ms: 1_000 + used_ms, steal_ms: 10 + steal_ms, stall: stall(5 + some_us), ..before };
         estimator.update(1_000, &now).unwrap()
@@ -83,15 +113,36 @@ mod tests {
     fn need_is_use_and_what_was_in_its_way() {
         for (used_ms, steal_ms, some_us, need, urgency, reason) in [
             (10, 0, 0, 10, Urgency::Idle, CpuReason::Idle),
-            (900, 50, 30_000, 980, Urgency::Normal, CpuReason::Steady),
+            (900, 50, 30_000, 978, Urgency::Normal, CpuReason::Steady),
             (2_000, 0, 400_000, 2_400, Urgency::Pressed, CpuReason::Stalled),
             (2_000, 0, 900_000, 2_900, Urgency::Critical, CpuReason::Stalled),
-            (500, 500, 100_000, 1_100, Urgency::Pressed, CpuReason::Stolen),
+            (500, 500, 100_000, 1_050, Urgency::Pressed, CpuReason::Stolen),
             (99_999, 0, 0, 2_000, Urgency::Normal, CpuReason::Steady),
         ] {
             let demand = demand(used_ms, steal_ms, some_us);
             assert_eq!(demand.need_millicpus, need.into(), "{used_ms} {steal_ms} {some_us}");
             assert_eq!((demand.urgency, demand.reason), (urgency, reason), "{used_ms} {steal_ms} {some_us}");
+        }
+    }
+
+    #[test]
+    fn a_queue_that_stays_waits_for_as_many_cpus_and_one_moment_does_not() {
+        for (queues, waiting) in [([5, 5], 2_000), ([9, 3], 1_000), ([1, 9], 1_000), ([u64::MAX; 2], 256_000)] {
+            let mut estimator = CpuEstimator::default();
+            let [before, now] = [0, 1].map(|at| CpuSample {
+                online_cpus: 2,
+                used_ms: 2_000 * at,
+                running_tasks: queues[usize::try_from(at).unwrap()],
+                gap_ms: 150,
+                stall: Some(Stall { some_us: 1_000_000 * at, full_us: 0 }),
+                ..CpuSample::default()
+            });
+            estimator.update(0, &before);
+            let demand = estimator.update(1_000, &now).unwrap();
+            assert_eq!(demand.signals.waiting_millicpus, waiting.into(), "{queues:?}");
+            assert_eq!(demand.need_millicpus, (2_000 + waiting).into(), "{queues:?}");
+            assert_eq!(demand.signals.imbalance_permille, 150.into());
+            assert!(estimator.is_busy());
         }
     }
 

@@ -27,7 +27,7 @@ const FAST_LINGER_MS: u64 = 2_000;
 const BUSY_LINGER_MS: u64 = 5_000;
 
 /// How closely the agent looks.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Mode {
     /// Nothing happens.

@@ -2,7 +2,7 @@
 
 use super::pressure::{PressureReader, Stall};
 use super::{SenseError, source::Source};
-use procfs::{FromBufReadSI, KernelStats, current_system_info, ticks_per_second};
+use procfs::{CpuTime, FromBufReadSI, KernelStats, current_system_info, ticks_per_second};
 use serde::Serialize;
 use std::path::Path;
 
@@ -15,8 +15,11 @@ pub struct CpuSample {
     pub used_ms: u64,
     /// Counter: time in which a virtual CPU wanted to run and the host ran something else.
     pub steal_ms: u64,
-    /// Runnable tasks.
+    /// Runnable tasks, the one that reads among them.
     pub running_tasks: u64,
+    /// How much longer the busiest virtual CPU was used than the idlest since the sample before; 0 without one, and
+    /// when CPUs came or went meanwhile.
+    pub gap_ms: u64,
     /// Waiting for a CPU; `None` without PSI.
     pub stall: Option<Stall>,
 }
@@ -26,6 +29,8 @@ pub struct CpuSample {
 pub struct CpuReader {
     stat: Source,
     pressure: PressureReader,
+    /// What each CPU was used at the last sample, milliseconds.
+    last_ms: Vec<u64>,
 }
 
 impl CpuReader {
@@ -34,7 +39,11 @@ impl CpuReader {
     /// # Errors
     /// [`SenseError`] when `/proc/stat` cannot be opened.
     pub fn open(root: &Path) -> Result<Self, SenseError> {
-        Ok(Self { stat: Source::open_one_record(root, "proc/stat")?, pressure: PressureReader::open(root, "cpu")? })
+        Ok(Self {
+            stat: Source::open_one_record(root, "proc/stat")?,
+            pressure: PressureReader::open(root, "cpu")?,
+            last_ms: Vec::new(),
+        })
     }
 
     /// The guest's CPUs now.
@@ -46,19 +55,36 @@ impl CpuReader {
         let text = self.stat.read()?;
         let stats = KernelStats::from_buf_read(text.as_str().as_bytes(), current_system_info())
             .map_err(|source| text.refused(source))?;
-        let cpu = &stats.total;
-        // `user` and `nice` hold `guest` and `guest_nice` already.
-        let used = [cpu.user, cpu.nice, cpu.system, cpu.irq.unwrap_or(0), cpu.softirq.unwrap_or(0)];
-        let used_ticks = used.into_iter().fold(0_u64, u64::saturating_add);
-        let ms = |ticks: u64| ticks.saturating_mul(1000) / ticks_per_second();
+        let each_ms: Vec<u64> = stats.cpu_time.iter().map(used_ms).collect();
+        let gap_ms = gap_ms(&self.last_ms, &each_ms);
+        self.last_ms = each_ms;
         Ok(CpuSample {
             online_cpus: stats.cpu_time.len() as u64,
-            used_ms: ms(used_ticks),
-            steal_ms: ms(cpu.steal.unwrap_or(0)),
+            used_ms: used_ms(&stats.total),
+            steal_ms: ms(stats.total.steal.unwrap_or(0)),
             running_tasks: stats.procs_running.unwrap_or(0).into(),
+            gap_ms,
             stall,
         })
     }
+}
+
+fn used_ms(cpu: &CpuTime) -> u64 {
+    // `user` and `nice` hold `guest` and `guest_nice` already.
+    let used = [cpu.user, cpu.nice, cpu.system, cpu.irq.unwrap_or(0), cpu.softirq.unwrap_or(0)];
+    ms(used.into_iter().fold(0_u64, u64::saturating_add))
+}
+
+fn ms(ticks: u64) -> u64 {
+    ticks.saturating_mul(1000) / ticks_per_second()
+}
+
+fn gap_ms(before: &[u64], now: &[u64]) -> u64 {
+    if before.len() != now.len() {
+        return 0;
+    }
+    let rises = || before.iter().zip(now).map(|(before, now)| now.saturating_sub(*before));
+    rises().max().unwrap_or(0) - rises().min().unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -76,6 +102,18 @@ mod tests {
         assert_eq!(sample.steal_ms, 250 * tick_ms);
         assert_eq!(sample.running_tasks, 3);
         assert_eq!(sample.stall.unwrap().some_us, 681_245);
+    }
+
+    #[test]
+    fn one_busy_cpu_of_two_is_a_gap() {
+        for (before, now, gap) in [
+            (&[][..], &[500, 100][..], 0),
+            (&[500, 100], &[900, 150], 350),
+            (&[500, 100], &[900, 150, 7], 0),
+            (&[500, 100], &[400, 90], 0),
+        ] {
+            assert_eq!(gap_ms(before, now), gap, "{before:?} {now:?}");
+        }
     }
 
     #[test]

@@ -180,6 +180,8 @@ signals!(CpuSignals, /// The measurements behind a demand for CPU.
     online_cpus: MOST_CPUS,
     used_millicpus: MOST_MILLICPUS,
     steal_millicpus: MOST_MILLICPUS,
+    waiting_millicpus: MOST_MILLICPUS,
+    imbalance_permille: PERMILLE,
     running_tasks: MOST_TASKS,
     stall_some_permille: PERMILLE,
 });
