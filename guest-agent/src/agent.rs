@@ -13,7 +13,7 @@
 //! The link has a task of its own, so that neither a slow bridge nor none holds up the looking.
 
 use crate::config::Config;
-use crate::cooperate::Yielder;
+use crate::cooperate::{Onliner, Yielder};
 use crate::demand::{Mode, Pace, Schedule, interval_ms};
 use crate::link::{self, Backoff, BackoffError, Link, LinkStatus, News};
 use crate::observer::{Observation, Observer};
@@ -52,6 +52,8 @@ const SHORTEST_INTERVAL_MS: u64 = 100;
 const LONGEST_INTERVAL_MS: u64 = 600_000;
 /// What this agent can tell.
 const CAPABILITIES: [&str; 5] = ["memory", "cpu", "io", "pause_tuning", "yield_memory"];
+/// What it can tell where CPUs can come and go.
+const ONLINE_CPUS: &str = "set_online_cpus";
 
 /// Why an agent could not run.
 #[derive(Debug, thiserror::Error)]
@@ -71,6 +73,20 @@ pub enum AgentError {
     /// A wrong constant.
     #[error(transparent)]
     Backoff(#[from] BackoffError),
+}
+
+/// What carries out the bridge's requests.
+struct Helpers {
+    yielder: Yielder,
+    onliner: Onliner,
+}
+
+impl Helpers {
+    /// Ends what is under way, and takes back what was done for a bridge that is not there.
+    fn stop(&mut self) {
+        self.yielder.stop();
+        self.onliner.stop();
+    }
 }
 
 /// The loop's state.
@@ -118,7 +134,9 @@ pub async fn run(
     let (outbox, from_agent) = mpsc::channel(OUTBOX_MESSAGES);
     let (to_agent, mut news) = mpsc::channel(NEWS_MESSAGES);
     let backoff = Backoff::new(link::SHORTEST, link::LONGEST)?;
-    let (link, link_status) = Link::new(config.bridge.clone(), hello(root), backoff, to_agent);
+    let mut helpers = Helpers { yielder: Yielder::new(root), onliner: Onliner::new(root, config.tuning.folder()) };
+    let hello = hello(root, helpers.onliner.is_able());
+    let (link, link_status) = Link::new(config.bridge.clone(), hello, backoff, to_agent);
     let link = tokio::spawn(link.run(from_agent));
     let mut agent = Agent {
         config,
@@ -138,13 +156,12 @@ pub async fn run(
         link: link_status,
         looks: 0,
     };
-    let mut yielder = Yielder::new(root);
     tokio::select! {
-        () = agent.watch(&mut news, &mut requests, &mut yielder, status.as_ref()) => {}
+        () = agent.watch(&mut news, &mut requests, &mut helpers, status.as_ref()) => {}
         () = stop => {}
     }
     drop(control);
-    yielder.stop();
+    helpers.stop();
     agent.tuner.stop(agent.boot_ms + agent.now_ms());
     let message = "the agent was stopped".into();
     agent.outbox.try_send(AgentMessage::Event(Event { event: EventKind::Stopping, message })).ok();
@@ -185,11 +202,11 @@ impl Agent {
         &mut self,
         news: &mut mpsc::Receiver<News>,
         requests: &mut mpsc::Receiver<Asked>,
-        yielder: &mut Yielder,
+        helpers: &mut Helpers,
         status: Option<&StatusSocket>,
     ) {
         loop {
-            if yielder.works() {
+            if helpers.yielder.works() {
                 self.observer.yields(self.now_ms());
             }
             let (seen, next_ms) = self.look();
@@ -199,11 +216,12 @@ impl Agent {
                 tokio::select! {
                     () = sleep_until(wake) => resting = false,
                     () = self.trigger.fired() => resting = false,
-                    Some(news) = news.recv() => resting = !self.hear(news, yielder),
-                    reply = yielder.reply() => {
+                    Some(news) = news.recv() => resting = !self.hear(news, helpers),
+                    reply = helpers.yielder.reply() => {
                         self.observer.yields(self.now_ms());
                         self.answer(Some(reply));
                     }
+                    reply = helpers.onliner.reply() => self.answer(Some(reply)),
                     Some((request, reply)) = requests.recv() => {
                         // Who asked may have gone.
                         reply.send(self.tuner.serve(&request, self.boot_ms + self.now_ms())).ok();
@@ -218,7 +236,9 @@ impl Agent {
     fn look(&mut self) -> (Observation, u64) {
         let now_ms = self.now_ms();
         let maximum_bytes = self.allocation.map(|allocation| allocation.maximum_bytes);
-        let rest_ms = interval_ms(self.pace.mode(), self.intervals);
+        // A demand for CPU that is gone is to be told as soon as it was there.
+        let mode = self.reporting();
+        let rest_ms = interval_ms(mode, self.intervals);
         let seen = self.observer.look(now_ms, rest_ms, maximum_bytes);
         self.looks += 1;
         let outlook = seen.outlook.as_ref();
@@ -239,7 +259,7 @@ impl Agent {
         let working_set_ms = self.observer.tend_working_set(now_ms, leisure);
         let mut next_ms = now_ms.saturating_add(wait_ms).min(working_set_ms);
         if self.connected {
-            let mode = self.pace.mode();
+            let mode = mode.max(self.reporting());
             if let Some(kind) = self.schedule.due(now_ms, outlook, mode, self.intervals)
                 && self.tell(kind.message(seen.demand.clone()))
             {
@@ -249,6 +269,12 @@ impl Agent {
             next_ms = report_ms.map_or(next_ms, |report_ms| next_ms.min(report_ms));
         }
         (seen, next_ms)
+    }
+
+    /// How often to report: as memory has it, and as in a busy guest while CPUs are.
+    fn reporting(&self) -> Mode {
+        let least = if self.observer.has_busy_cpus() { Mode::Busy } else { Mode::Quiet };
+        self.pace.mode().max(least)
     }
 
     /// Looks after the knobs, and tells the bridge what happened to them.
@@ -265,7 +291,7 @@ impl Agent {
     }
 
     /// Acts on what the bridge said; returns whether to look at once.
-    fn hear(&mut self, news: News, yielder: &mut Yielder) -> bool {
+    fn hear(&mut self, news: News, helpers: &mut Helpers) -> bool {
         match news {
             News::Welcome(welcome) => {
                 let busy_ms = welcome.intervals.busy_ms.clamp(SHORTEST_INTERVAL_MS, LONGEST_INTERVAL_MS);
@@ -281,11 +307,12 @@ impl Agent {
                 self.tuner.pause((self.boot_ms + self.now_ms()).saturating_add(pause_ms));
                 self.answer(Some(Reply { id, status: ReplyStatus::Done, amount: pause_ms.into(), detail: None }));
             }
-            News::YieldMemory(request) => self.answer(yielder.begin(request)),
+            News::YieldMemory(request) => self.answer(helpers.yielder.begin(request)),
+            News::SetOnlineCpus(request) => self.answer(helpers.onliner.begin(request)),
             News::Lost => {
                 self.connected = false;
-                // Nobody waits for the reply, and the next bridge's request may have the same id.
-                yielder.stop();
+                // Nobody waits for the reply, and the next bridge's request may have the same id. Nobody brings CPUs back.
+                helpers.stop();
                 // Nobody says any more that the host is short of anything.
                 return self.hear_of_host(Host::default());
             }
@@ -358,14 +385,14 @@ async fn answer(socket: Option<&StatusSocket>, status: impl FnOnce() -> Status) 
 }
 
 /// Who speaks; empty where the guest does not say.
-fn hello(root: &Path) -> Hello {
+fn hello(root: &Path, can_set_online: bool) -> Hello {
     let line = |path| fs::read_to_string(root.join(path)).unwrap_or_default().trim().to_owned();
     Hello {
         protocol: SUPPORTED,
         agent: env!("CARGO_PKG_VERSION").into(),
         kernel: line("proc/sys/kernel/osrelease"),
         boot_id: line("proc/sys/kernel/random/boot_id"),
-        capabilities: CAPABILITIES.map(Into::into).into(),
+        capabilities: CAPABILITIES.into_iter().chain(can_set_online.then_some(ONLINE_CPUS)).map(Into::into).collect(),
     }
 }
 

@@ -80,6 +80,13 @@ pub struct Tuning {
     pub zram: Option<Zram>,
 }
 
+impl Tuning {
+    /// The folder of the journal, where the agent notes whatever it has to undo.
+    pub fn folder(&self) -> &Path {
+        self.journal.parent().unwrap_or(Path::new("/"))
+    }
+}
+
 /// What an operator may say about compressed swap.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]

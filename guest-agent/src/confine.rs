@@ -5,7 +5,7 @@
 //! fault in the agent, or a message that makes it misbehave, then cannot reach other files, root or not.
 
 use crate::config::Config;
-use crate::cooperate::RECLAIM;
+use crate::cooperate::{CPUS, RECLAIM};
 use crate::tune::{Catalogue, place};
 use landlock::{
     ABI, AccessFs, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr, RulesetCreatedAttr,
@@ -64,6 +64,8 @@ pub fn confine(config: &Config, also: &[String]) -> Result<Confined, ConfineErro
         knobs.extend(knob.twin.clone());
     }
     knobs.extend_from_slice(also);
+    // The folder and not each CPU's switch: those that are plugged in later have theirs below it.
+    knobs.push(CPUS.to_owned());
     let mut open = Vec::new();
     let mut rules = Vec::new();
     let own = own.iter().map(|path| (path.as_path(), writes));

@@ -17,6 +17,7 @@ use tracing::{debug, level_filters::LevelFilter, warn};
 use tuning_command::Tuning;
 use vmtide_agent::config::{Config, ConfigError};
 use vmtide_agent::confine::{Confined, confine};
+use vmtide_agent::cooperate::Cpus;
 use vmtide_agent::link::LinkState;
 use vmtide_agent::observer::Observer;
 use vmtide_agent::status::{self, Status};
@@ -105,7 +106,11 @@ fn command(cli: &Cli) -> anyhow::Result<()> {
         Command::Once { json, root, interval_ms } => once(&config, root, *interval_ms, *json),
         Command::Check => print("the configuration is valid\n"),
         Command::Tuning(tuning) => print(&tuning.text(&config)?),
-        Command::Revert { knob, root, all: _ } => {
+        Command::Revert { knob, root, all } => {
+            // A running agent has the CPUs that are offline for its bridge; it brings them back when it stops.
+            if *all && status::ask(&config.status_socket).is_err() {
+                Cpus::open(root, config.tuning.folder());
+            }
             let (text, all_went) = tuning_command::revert(&config, knob.as_deref(), root)?;
             print(&text)?;
             anyhow::ensure!(all_went, "not all of it could be put back");

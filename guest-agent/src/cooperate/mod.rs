@@ -4,13 +4,19 @@
 //! yield_memory -> Yielder: one thread at a time ---------------------------> reply: what the balloon can take now
 //!                    |  reads memory, writes memory.reclaim  ^                 by the deadline, done or not
 //!                    +--------> Yield (pure): what next -----+
+//!
+//! set_online_cpus -> Onliner: a CPU at a time -> Cpus (who needs which, note) --> reply: how many are online
 //! ```
 //!
 //! In: a request of the bridge. Out: its one reply, by the deadline. What is asked is never more than a wish: the guest keeps
 //! its floor, and stops when somebody misses what was taken.
 
+mod cpus;
+mod onliner;
 mod yielder;
 mod yielding;
 
+pub use cpus::{Cpus, FOLDER as CPUS};
+pub use onliner::Onliner;
 pub use yielder::{RECLAIM, Yielder};
 pub use yielding::{Next, Reading, Stop, Yield};

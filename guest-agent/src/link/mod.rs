@@ -28,7 +28,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, info, warn};
-use vmtide_protocol::bridge::{Allocation, Host, PauseTuning, Welcome, YieldMemory};
+use vmtide_protocol::bridge::{Allocation, Host, PauseTuning, SetOnlineCpus, Welcome, YieldMemory};
 use vmtide_protocol::{AgentMessage, agent::Hello};
 
 /// The shortest wait before another attempt, before chance halves it.
@@ -53,6 +53,8 @@ pub enum News {
     PauseTuning(PauseTuning),
     /// A request to free memory.
     YieldMemory(YieldMemory),
+    /// A request to change how many CPUs are online.
+    SetOnlineCpus(SetOnlineCpus),
     /// The session ended.
     Lost,
 }

@@ -122,9 +122,12 @@ impl Session {
                 news.send(News::YieldMemory(request)).await.ok();
                 return Ok(());
             }
+            BridgeMessage::SetOnlineCpus(request) => {
+                news.send(News::SetOnlineCpus(request)).await.ok();
+                return Ok(());
+            }
             // A session that runs begins no second time.
             BridgeMessage::Welcome(_) => return Ok(()),
-            BridgeMessage::SetOnlineCpus(request) => request.id,
             BridgeMessage::TrimStorage(request) => request.id,
         };
         let status = ReplyStatus::Unsupported;
