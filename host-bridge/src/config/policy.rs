@@ -11,6 +11,8 @@ use std::collections::BTreeMap;
 
 /// The longest time in the policy: an hour.
 const LONGEST_MS: u64 = 3_600_000;
+/// The most CPU time in the policy: that of a thousand CPUs.
+const MOST_MILLICPUS: u64 = 1_000_000;
 
 /// A `[policy]` as it is written.
 pub(super) type Section = BTreeMap<String, Value>;
@@ -84,6 +86,7 @@ fn number(key: &str, found: &Value) -> Result<u64, String> {
             Some("permille") => (1000, "thousandths"),
             // At 100 an idle byte would cost without bound.
             Some("percent") => (99, "percent"),
+            Some("millicpus") => (MOST_MILLICPUS, "thousandths of a CPU"),
             _ => (LONGEST_MS, "milliseconds"),
         };
         (found.as_u64(), most, format!("a whole number of 0 to {most} {unit}"))
@@ -148,7 +151,8 @@ mod tests {
     fn every_key_ends_in_a_unit() {
         let numbers = serde_json::to_value(Policy::default()).unwrap();
         for key in numbers.as_object().unwrap().keys() {
-            let has_unit = ["_permille", "_percent", "_ms", "_bytes", "_bytes_per_s"].iter().any(|u| key.ends_with(u));
+            let units = ["_permille", "_percent", "_ms", "_bytes", "_bytes_per_s", "_millicpus"];
+            let has_unit = units.iter().any(|u| key.ends_with(u));
             assert!(has_unit, "{key}");
         }
     }

@@ -18,6 +18,8 @@
 //!   hypervisor confirmed them, so `committed` never passes `capacity − reserve` by a step of ours;
 //! - a guest's report takes from another VM no more than the shares of both allow.
 //!
+//! CPU time has a plan of its own, [`cpu`].
+//!
 //! Beside the plan, [`Shortage`] tells from the host's [`HostLoad`] whether its CPUs and disks keep up; the guests are
 //! told and tune themselves for it.
 //!
@@ -28,6 +30,7 @@
 //! ([`History::after_step`]), a reading of the hypervisor ([`History::after_observation`]), a fresh report
 //! ([`History::after_demand`]).
 
+pub mod cpu;
 mod demand;
 mod fairness;
 mod grant;

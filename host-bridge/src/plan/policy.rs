@@ -58,6 +58,29 @@ pub struct Policy {
     pub io_short_permille: u32,
     /// It is not any more below this one.
     pub io_clear_permille: u32,
+
+    /// Headroom over a need for CPU, thousandths of the need.
+    pub cpu_headroom_permille: u32,
+    /// How long a VM has to use fewer vCPUs than it runs on before it gives the rest back to a host that is short,
+    /// milliseconds.
+    pub cpu_give_after_ms: Millis,
+    /// How long a VM has to run on more vCPUs than it is entitled to before it is left fewer, milliseconds.
+    pub cpu_trim_after_ms: Millis,
+    /// How long a need has to last before vCPUs come online, milliseconds.
+    pub cpu_grow_after_ms: Millis,
+    /// How long vCPUs do not go offline after some came online, and the other way round without urgency, milliseconds;
+    /// [`Self::calm_block_ms`] where those that came online had been taken less than that before.
+    pub cpu_block_ms: Millis,
+    /// How long a need has to last before a vCPU is plugged in, milliseconds.
+    pub cpu_plug_after_ms: Millis,
+    /// How long a vCPU has to be offline before it is unplugged, milliseconds.
+    pub cpu_unplug_after_ms: Millis,
+    /// How long a VM has to get more than its part while another lacks before it is held by a quota, milliseconds.
+    pub cpu_hold_after_ms: Millis,
+    /// What a quota leaves for the VMM's own threads, thousandths of what the guest may use.
+    pub vmm_room_permille: u32,
+    /// The least that it leaves for them, thousandths of a CPU.
+    pub vmm_room_millicpus: u64,
 }
 
 impl Default for Policy {
@@ -85,6 +108,16 @@ impl Default for Policy {
             cpu_clear_permille: 250,
             io_short_permille: 200,
             io_clear_permille: 100,
+            cpu_headroom_permille: 100,
+            cpu_give_after_ms: 2_000,
+            cpu_trim_after_ms: 5_000,
+            cpu_grow_after_ms: 1_000,
+            cpu_block_ms: 10_000,
+            cpu_plug_after_ms: 10_000,
+            cpu_unplug_after_ms: 30_000,
+            cpu_hold_after_ms: 5_000,
+            vmm_room_permille: 100,
+            vmm_room_millicpus: 250,
         }
     }
 }
