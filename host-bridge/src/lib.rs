@@ -1,10 +1,11 @@
 //! The host side of vmtide: a library, the daemon `vmtide-bridge` and the command `vmtide`.
 //!
-//! Four floors, each of which knows only those below it: [`plan`], [`performance`], [`config`] and `socket` (how to listen on a unix
-//! socket); [`guests`], [`host`], [`hypervisor`], [`record`] and [`api`]; [`bridge`]; the binaries.
+//! Four floors, each of which knows only those below it: [`plan`], [`performance`], [`config`] and `socket` (how to listen
+//! on a unix socket); [`guests`], [`host`], [`cgroup`], [`hypervisor`], [`record`] and [`api`]; [`bridge`]; the binaries.
 
 pub mod api;
 pub mod bridge;
+pub mod cgroup;
 pub mod config;
 pub mod guests;
 pub mod host;

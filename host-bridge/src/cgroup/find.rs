@@ -1,0 +1,101 @@
+//! The group of a process, and whether the process is alone in it.
+
+use super::{Error, Version, read};
+use std::path::{Path, PathBuf};
+
+/// A group that holds one VM alone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    pub version: Version,
+    pub directory: PathBuf,
+}
+
+/// The group of process `pid` with a cpu controller, v1's where that has it: a controller is in one hierarchy only.
+pub(super) fn find(root: &Path, pid: i32) -> Result<Place, Error> {
+    let text = read(&root.join(format!("proc/{pid}/cgroup")))?;
+    let mounts = read(&root.join("proc/mounts"))?;
+    for line in text.lines() {
+        let mut fields = line.splitn(3, ':');
+        let (Some(_), Some(controllers), Some(path)) = (fields.next(), fields.next(), fields.next()) else { continue };
+        let version = match controllers {
+            "" => Version::V2,
+            _ if controllers.split(',').any(|controller| controller == "cpu") => Version::V1,
+            _ => continue,
+        };
+        let Some(mount) = mount_point(&mounts, version) else { continue };
+        let mount = root.join(mount.trim_start_matches('/'));
+        let weight = if version == Version::V1 { "cpu.shares" } else { "cpu.weight" };
+        let of_unit = unit(path);
+        let directory = mount.join(of_unit.trim_start_matches('/'));
+        let has_controller = directory.join(weight).exists();
+        if version == Version::V2 && !has_controller && !lists_cpu(&mount) {
+            // The hybrid layout: v2 is there for names only.
+            continue;
+        }
+        let foreign = |why: String| Error::Foreign { path: path.to_owned(), why };
+        if path.split('/').any(|part| part == "..") {
+            return Err(foreign("it is outside of this cgroup namespace".to_owned()));
+        }
+        if of_unit == "/" {
+            return Err(foreign("it is the root group".to_owned()));
+        }
+        if !has_controller {
+            return Err(foreign("the cpu controller is not enabled for it".to_owned()));
+        }
+        if let Some(other) = other_than(root, &directory, pid) {
+            return Err(foreign(format!("process {other} is in it too")));
+        }
+        return Ok(Place { version, directory });
+    }
+    Err(Error::NoController)
+}
+
+/// libvirt puts a VM's threads into groups below the scope of the VM: the scope is what weighs against others.
+fn unit(path: &str) -> &str {
+    let mut end = 0;
+    for part in path.split('/') {
+        end += part.len();
+        if matches!(part.rsplit_once('.'), Some((_, "scope" | "service"))) {
+            return &path[..end];
+        }
+        end += 1;
+    }
+    path
+}
+
+fn mount_point(mounts: &str, version: Version) -> Option<&str> {
+    mounts.lines().find_map(|line| {
+        let mut fields = line.split(' ').skip(1);
+        let (mount, kind, options) = (fields.next()?, fields.next()?, fields.next()?);
+        let is_it = match version {
+            Version::V1 => kind == "cgroup" && options.split(',').any(|option| option == "cpu"),
+            Version::V2 => kind == "cgroup2",
+        };
+        is_it.then_some(mount)
+    })
+}
+
+fn lists_cpu(mount: &Path) -> bool {
+    read(&mount.join("cgroup.controllers")).is_ok_and(|list| list.split(' ').any(|controller| controller == "cpu"))
+}
+
+/// A process in the group or below it that is not the VM's.
+fn other_than(root: &Path, directory: &Path, pid: i32) -> Option<i32> {
+    let mut directories = vec![directory.to_owned()];
+    while let Some(directory) = directories.pop() {
+        // A threaded group does not list processes; the domain above it does.
+        let list = read(&directory.join("cgroup.procs")).unwrap_or_default();
+        let others = list.lines().filter_map(|line| line.parse().ok()).filter(|&other| other != pid);
+        if let Some(other) = others.into_iter().find(|&other| !is_vhost_of(root, other, pid)) {
+            return Some(other);
+        }
+        let entries = std::fs::read_dir(&directory).into_iter().flatten().flatten();
+        directories.extend(entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|e| e.path()));
+    }
+    None
+}
+
+/// Before Linux 6.4 the kernel's worker for a VM's virtio devices is a thread of its own in the VM's group.
+fn is_vhost_of(root: &Path, other: i32, pid: i32) -> bool {
+    read(&root.join(format!("proc/{other}/comm"))).is_ok_and(|comm| comm == format!("vhost-{pid}"))
+}

@@ -1,0 +1,147 @@
+//! A VM's group: weight and quota, what was there before, and who set what is there now.
+
+use super::find::{Place, find};
+use super::note::Note;
+use super::{Error, Version, read};
+use std::path::{Path, PathBuf};
+
+/// The kernel's default, which every group has.
+const PERIOD_US: u64 = 100_000;
+/// The kernel takes no shorter quota.
+const LEAST_QUOTA_US: u64 = 1_000;
+
+/// The group of one VM; dropped without [`Group::restore`], what was set stays.
+#[derive(Debug)]
+pub struct Group {
+    version: Version,
+    directory: PathBuf,
+    note: Note,
+    weight: Setting,
+    quota: Setting,
+}
+
+/// One file of the group.
+#[derive(Debug)]
+struct Setting {
+    path: PathBuf,
+    original: String,
+    /// What we wrote last; `None` while the original holds.
+    written: Option<String>,
+    is_taken: bool,
+}
+
+impl Group {
+    /// The group of process `pid` below `root`, as the note in `folder` knows it or as it is now.
+    ///
+    /// # Errors
+    /// [`Error`]: there is no controller, or the group is not the VM's alone.
+    pub fn find(root: &Path, pid: i32, folder: &Path) -> Result<Self, Error> {
+        let Place { version, directory } = find(root, pid)?;
+        let note = Note::of(folder, &directory);
+        let (weight, quota) = match version {
+            Version::V1 => ("cpu.shares", "cpu.cfs_quota_us"),
+            Version::V2 => ("cpu.weight", "cpu.max"),
+        };
+        let setting = |name: &str| -> Result<Setting, Error> {
+            let path = directory.join(name);
+            let found = read(&path)?;
+            // A bridge that was killed left its value.
+            let noted = note.read(name).filter(|(_, written)| *written == found);
+            let (original, written) = match noted {
+                Some((original, written)) => (original, Some(written)),
+                None => (found, None),
+            };
+            Ok(Setting { path, original, written, is_taken: false })
+        };
+        Ok(Self { version, weight: setting(weight)?, quota: setting(quota)?, directory, note })
+    }
+
+    /// Where it is.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Gives the group this weight, 1000 shares being what a group has by default.
+    ///
+    /// # Errors
+    /// [`Error`] with the file; [`Error::Taken`] once, when somebody else set another value.
+    pub fn set_weight(&mut self, shares: u32) -> Result<(), Error> {
+        let shares = u64::from(shares);
+        let weight = match self.version {
+            Version::V1 => (shares * 1024 / 1000).clamp(2, 262_144),
+            Version::V2 => (shares / 10).clamp(1, 10_000),
+        };
+        self.weight.set(&self.note, Some(&weight.to_string()))
+    }
+
+    /// Lets the group use so much at most, thousandths of a CPU; `None`: no more than was set before vmtide.
+    ///
+    /// # Errors
+    /// As [`Self::set_weight`].
+    pub fn set_quota(&mut self, millicpus: Option<u64>) -> Result<(), Error> {
+        let original_us = original_quota_us(&self.quota.original);
+        let quota_us = millicpus.map(|millicpus| millicpus.saturating_mul(PERIOD_US / 1000).max(LEAST_QUOTA_US));
+        // One that was there before and is tighter stays.
+        let quota_us = quota_us.filter(|quota_us| original_us.is_none_or(|original_us| *quota_us < original_us));
+        let value = quota_us.map(|quota_us| match self.version {
+            Version::V1 => quota_us.to_string(),
+            Version::V2 => format!("{quota_us} {PERIOD_US}"),
+        });
+        self.quota.set(&self.note, value.as_deref())
+    }
+
+    /// Puts back what was there before and nobody else changed; all that can be is.
+    ///
+    /// # Errors
+    /// The first that could not be.
+    pub fn restore(&mut self) -> Result<(), Error> {
+        let weight = self.weight.set(&self.note, None);
+        self.quota.set(&self.note, None).and(weight)
+    }
+}
+
+/// In microseconds of the default period; `None` for no quota. v1 has its period in another file: a quota with another
+/// than the default counts as if it had that.
+fn original_quota_us(text: &str) -> Option<u64> {
+    let mut fields = text.split(' ');
+    let quota: u64 = fields.next()?.parse().ok()?;
+    let period = fields.next().and_then(|period| period.parse().ok()).unwrap_or(PERIOD_US).max(1);
+    Some(u64::try_from(u128::from(quota) * u128::from(PERIOD_US) / u128::from(period)).unwrap_or(u64::MAX))
+}
+
+impl Setting {
+    /// Writes a value, or the original.
+    fn set(&mut self, note: &Note, value: Option<&str>) -> Result<(), Error> {
+        if self.is_taken || self.written.as_deref() == value {
+            return Ok(());
+        }
+        let found = read(&self.path)?;
+        if found != *self.written.as_ref().unwrap_or(&self.original) {
+            self.is_taken = true;
+            self.written = None;
+            note.forget(&self.path)?;
+            return Err(Error::Taken { path: self.path.clone(), found });
+        }
+        if let Some(value) = value {
+            // Noted first: killed between the two, the next bridge finds the original in the file or in the note.
+            note.write(&self.path, &self.original, value)?;
+        }
+        let write = |text: &str| {
+            std::fs::write(&self.path, text).map_err(|source| Error::File { path: self.path.clone(), source })
+        };
+        if let Err(error) = write(value.unwrap_or(&self.original)) {
+            note.write(&self.path, &self.original, self.written.as_ref().unwrap_or(&self.original))?;
+            return Err(error);
+        }
+        if value.is_none() {
+            note.forget(&self.path)?;
+            self.written = None;
+        } else {
+            // What the kernel made of it is what will be found.
+            let made = read(&self.path)?;
+            note.write(&self.path, &self.original, &made)?;
+            self.written = Some(made);
+        }
+        Ok(())
+    }
+}

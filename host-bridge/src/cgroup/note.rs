@@ -1,0 +1,55 @@
+//! What a group's files held before vmtide, kept where a reboot forgets it as it forgets the groups.
+//!
+//! A file for each file of a group: the original and what was written, a line each.
+
+use super::Error;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+/// The notes about one group.
+#[derive(Debug)]
+pub(super) struct Note {
+    folder: PathBuf,
+    name: String,
+}
+
+impl Note {
+    /// Of the group at `directory`, in `folder`.
+    pub(super) fn of(folder: &Path, directory: &Path) -> Self {
+        // A path is a name without its slashes; an underscore could make two of them the same.
+        let name = directory.display().to_string().replace('%', "%25").replace('/', "%2F");
+        Self { folder: folder.join("cgroup"), name }
+    }
+
+    /// The original and what was written to the group's file of this name.
+    pub(super) fn read(&self, name: &str) -> Option<(String, String)> {
+        let text = std::fs::read_to_string(self.path(name)).ok()?;
+        let (original, written) = text.split_once('\n')?;
+        Some((original.to_owned(), written.trim_end().to_owned()))
+    }
+
+    pub(super) fn write(&self, file: &Path, original: &str, written: &str) -> Result<(), Error> {
+        let path = self.path_of(file);
+        let new = path.with_extension("new");
+        std::fs::create_dir_all(&self.folder)
+            .and_then(|()| std::fs::write(&new, format!("{original}\n{written}\n")))
+            .and_then(|()| std::fs::rename(&new, &path))
+            .map_err(|source| Error::File { path, source })
+    }
+
+    pub(super) fn forget(&self, file: &Path) -> Result<(), Error> {
+        let path = self.path_of(file);
+        match std::fs::remove_file(&path) {
+            Err(source) if source.kind() != ErrorKind::NotFound => Err(Error::File { path, source }),
+            _ => Ok(()),
+        }
+    }
+
+    fn path_of(&self, file: &Path) -> PathBuf {
+        self.path(&file.file_name().unwrap_or_default().to_string_lossy())
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.join(format!("{}%2F{name}", self.name))
+    }
+}
