@@ -1,16 +1,19 @@
-//! The agent's configuration: one small TOML file, every key optional.
+//! The agent's configuration: small TOML files, every key optional.
+//!
+//! [`layers`] reads them, the later over the earlier; what comes out is one checked [`Config`].
+
+pub mod layers;
+mod suggest;
 
 use crate::link::Address;
 use crate::sense::working_set::Wanted;
 use crate::tune::Mode;
-use serde::{Deserialize, Deserializer, de::Error};
+use serde::{Deserialize, Deserializer, Serialize, de::Error};
+use std::io;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
-use std::{fs, io};
+use suggest::Explained;
 use tracing::level_filters::LevelFilter;
-
-/// Where the configuration is when nobody says otherwise; it need not exist.
-pub const DEFAULT_PATH: &str = "/etc/vmtide/agent.toml";
 
 /// Shorter, and nothing could be granted in it; longer, and every ramp looks like the end.
 const GRANT_MS: RangeInclusive<u64> = 100..=60_000;
@@ -35,12 +38,20 @@ pub enum ConfigError {
         /// The file.
         path: PathBuf,
         /// Where and why.
-        source: toml::de::Error,
+        source: Explained,
+    },
+    /// Somebody else than root and the agent's own user could have written it.
+    #[error("{} is not trusted: {reason}", path.display())]
+    Untrusted {
+        /// The file or folder.
+        path: PathBuf,
+        /// Who could, and what makes it right.
+        reason: String,
     },
 }
 
 /// What an operator may set. `agent.toml` in this crate's folder documents each key.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// Where the bridge listens.
@@ -59,7 +70,7 @@ pub struct Config {
 }
 
 /// What an operator may say about the working set.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct WorkingSet {
     /// Which sources may be used.
@@ -67,7 +78,7 @@ pub struct WorkingSet {
 }
 
 /// What an operator may say about tuning.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Tuning {
     /// No knob does more than this.
@@ -88,7 +99,7 @@ impl Tuning {
 }
 
 /// What an operator may say about compressed swap.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Zram {
     /// Its size, of what the guest has when the agent starts.
@@ -125,27 +136,17 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Reads the file at `path`, or the one at [`DEFAULT_PATH`] if that exists, or else takes the defaults.
+    /// Reads the files that apply: see [`layers::load`].
     ///
     /// # Errors
     /// [`ConfigError`] with file, line, key and allowed values.
     pub fn load(path: Option<&Path>) -> Result<Self, ConfigError> {
-        let (path, text) = match path {
-            Some(path) => (path, fs::read_to_string(path)),
-            None => (Path::new(DEFAULT_PATH), fs::read_to_string(DEFAULT_PATH)),
-        };
-        match text {
-            Ok(text) => toml::from_str(&text).map_err(|source| ConfigError::Invalid { path: path.into(), source }),
-            Err(error) if error.kind() == io::ErrorKind::NotFound && path == Path::new(DEFAULT_PATH) => {
-                Ok(Self::default())
-            }
-            Err(source) => Err(ConfigError::Read { path: path.into(), source }),
-        }
+        layers::load(path).map(|layered| layered.config)
     }
 }
 
 /// How important a line has to be to be logged.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogLevel {
     /// What an operator has to repair.
@@ -196,6 +197,7 @@ fn within<'de, D: Deserializer<'de>>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
 
     const EXAMPLE: &str = include_str!("../agent.toml");
 
@@ -237,7 +239,7 @@ mod tests {
     #[test]
     fn errors_name_file_line_key_and_what_is_allowed() {
         for (text, expected) in [
-            ("\nbrigde = 1\n", &["line 2", "brigde", "expected one of `bridge`"][..]),
+            ("\nbrigde = 1\n", &["line 2", "brigde", "expected one of `bridge`", "did you mean `bridge`?"][..]),
             ("bridge = \"tcp://1:2\"", &["line 1", "bridge", "tcp://1:2", "vsock://CID:PORT", "unix:/"]),
             ("log_level = \"loud\"", &["line 1", "log_level", "loud", "`warn`"]),
             ("grant_ms = 5", &["line 1", "grant_ms", "5 is out of range", "100 to 60000 milliseconds"]),

@@ -15,6 +15,7 @@ use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{debug, level_filters::LevelFilter, warn};
 use tuning_command::Tuning;
+use vmtide_agent::config::layers::{self, Layered};
 use vmtide_agent::config::{Config, ConfigError};
 use vmtide_agent::confine::{Confined, confine};
 use vmtide_agent::cooperate::Cpus;
@@ -31,7 +32,7 @@ const OOM_SCORE_ADJ: &str = "-900";
 #[derive(Parser)]
 #[command(version)]
 struct Cli {
-    /// Configuration file [default: /etc/vmtide/agent.toml, where it exists]
+    /// Configuration file, instead of those in /etc/vmtide and /usr/lib/vmtide; *.toml in FILE's .conf.d are read after it
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
     #[command(subcommand)]
@@ -64,8 +65,11 @@ enum Command {
         #[arg(long, value_name = "MS", default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(1_000..=60_000))]
         interval_ms: u64,
     },
-    /// Check the configuration file
+    /// Check the configuration
     Check,
+    /// Check or show the configuration
+    #[command(subcommand)]
+    Config(Configuration),
     /// Show how the guest's settings are tuned, with or without a running agent
     #[command(subcommand)]
     Tuning(Tuning),
@@ -84,6 +88,21 @@ enum Command {
     },
 }
 
+#[derive(Subcommand)]
+enum Configuration {
+    /// Read it and say what is wrong with it
+    Check,
+    /// Show what the files give, as one configuration
+    Show {
+        /// With the defaults
+        #[arg(long)]
+        effective: bool,
+        /// Say where each value is from
+        #[arg(long)]
+        origin: bool,
+    },
+}
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     match command(&cli) {
@@ -99,12 +118,26 @@ fn main() -> ExitCode {
 }
 
 fn command(cli: &Cli) -> anyhow::Result<()> {
-    let config = Config::load(cli.config.as_deref())?;
+    let layered = match layers::load(cli.config.as_deref()) {
+        // What was changed in the guest goes back all the same.
+        Err(error) if matches!(cli.command, Command::Revert { all: true, .. }) => {
+            writeln!(io::stderr(), "vmtide-agent: going on with the defaults: {}", full_text(&error)).ok();
+            Layered::default()
+        }
+        layered => layered?,
+    };
+    let config = layered.config.clone();
     match &cli.command {
         Command::Run { root } => run(config, root),
         Command::Status { json } => show_status(&status::ask(&config.status_socket)?, *json),
         Command::Once { json, root, interval_ms } => once(&config, root, *interval_ms, *json),
-        Command::Check => print("the configuration is valid\n"),
+        Command::Check | Command::Config(Configuration::Check) => {
+            for file in &layered.files {
+                print(&format!("read {}\n", file.display()))?;
+            }
+            print("the configuration is valid\n")
+        }
+        Command::Config(Configuration::Show { effective, origin }) => print(&layered.text(*effective, *origin)),
         Command::Tuning(tuning) => print(&tuning.text(&config)?),
         Command::Revert { knob, root, all } => {
             // A running agent has the CPUs that are offline for its bridge; it brings them back when it stops.

@@ -37,7 +37,7 @@ pub fn end_leftover(root: &Path) -> Result<(), SenseError> {
 }
 
 /// Which sources may be used.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Wanted {
     /// The best that there is.
