@@ -73,7 +73,7 @@ impl Control for Bridge {
             committed_bytes,
             free_bytes: self.host.limit_bytes().saturating_sub(committed_bytes),
             spike_pool_bytes: self.spike_pool_bytes,
-            state: self.state,
+            state: self.standing.state(),
             short_of: self.short_of(),
             cpu_stall_permille: self.shortage.cpu().average_permille(),
             io_stall_permille: self.shortage.io().average_permille(),

@@ -23,11 +23,11 @@ impl Bridge {
         self.tell_host();
     }
 
-    /// What the host is short of. Memory as of the last plan.
+    /// What the host is short of. Memory as of the last plans.
     pub(super) fn short_of(&self) -> Host {
         Host {
             cpu_short: self.shortage.cpu().is_short(),
-            memory_short: self.state.is_some_and(|state| state != HostState::Calm),
+            memory_short: self.standing.state() >= Some(HostState::Short),
             io_short: self.shortage.io().is_short(),
         }
     }

@@ -8,7 +8,7 @@ use crate::guests::{GuestEvent, Views};
 use crate::hypervisor::driver::{PAGE_BYTES, Sighting};
 use crate::hypervisor::{Error, MachineState};
 use crate::plan::{
-    Demand, History, HostState, HostView, MIB, Millis, Planning, Policy, Shortage, Step, Urgency, Verdict,
+    Demand, History, HostState, HostView, MIB, Millis, Planning, Policy, Shortage, Standing, Step, Urgency, Verdict,
 };
 use crate::record::{Asked, Decision, Ended, Events, Outcome, Record, Tick};
 use std::collections::HashMap;
@@ -79,7 +79,7 @@ pub struct Bridge {
     /// Requests to guests so far: the last one's id.
     pub(super) requests: u64,
     pub(super) reactions: Reactions,
-    pub(super) state: Option<HostState>,
+    pub(super) standing: Standing,
     pub(super) spike_pool_bytes: u64,
     pub(super) refused: u64,
     pub(super) shortage: Shortage,
@@ -107,7 +107,7 @@ impl Bridge {
             decisions: 0,
             requests: 0,
             reactions: Reactions::default(),
-            state: None,
+            standing: Standing::default(),
             spike_pool_bytes: 0,
             refused: 0,
             shortage: Shortage::default(),
@@ -353,12 +353,13 @@ impl Bridge {
             let tick = Tick { ms: now_ms, unix_ms: self.now.unix_ms, host: self.host, numbers, views, plan };
             records.push(Record::Tick(Box::new(tick)));
         }
-        if self.state != Some(plan.state) {
-            let (state, committed) = (plan.state, Bytes(plan.committed_bytes));
+        let before = self.standing.state();
+        self.standing.update(now_ms, &self.host, &plan, &self.policy);
+        if let Some(state) = self.standing.state().filter(|state| Some(*state) != before) {
+            let committed = Bytes(plan.committed_bytes);
             tracing::info!(?state, %committed, limit = %Bytes(plan.limit_bytes), "the host's memory");
             self.events.push(self.now.unix_ms, None, state_message(state, committed, Bytes(plan.limit_bytes)));
         }
-        self.state = Some(plan.state);
         self.spike_pool_bytes = plan.spike_pool_bytes;
         for ((number, view), verdict) in numbers.into_iter().zip(views).zip(plan.verdicts) {
             self.vms[number].verdict = Some(verdict);
@@ -441,6 +442,7 @@ impl Bridge {
 fn state_message(state: HostState, committed: Bytes, limit: Bytes) -> String {
     let words = match state {
         HostState::Calm => "every need fits",
+        HostState::Tight => "every need fits, and little is left for bursts",
         HostState::Short => "needs do not fit: shares decide",
         HostState::Emergency => "in trouble: all shrink to what fits",
     };

@@ -190,7 +190,8 @@ fn host_deficit(host: &HostView, policy: &Policy) -> Option<u64> {
     to_line.max(slice)
 }
 
-fn hard_line(host: &HostView, policy: &Policy) -> u64 {
+/// Less than this available, and the host is in trouble, bytes.
+pub(super) fn hard_line(host: &HostView, policy: &Policy) -> u64 {
     permille(host.capacity_bytes, policy.hard_line_permille)
 }
 

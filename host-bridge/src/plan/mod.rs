@@ -20,6 +20,7 @@
 //!
 //! CPU time has a plan of its own, [`cpu`].
 //!
+//! From plan to plan, [`Standing`] says how the host's memory stands, without flapping: operators and guests go by that.
 //! Beside the plan, [`Shortage`] tells from the host's [`HostLoad`] whether its CPUs and disks keep up; the guests are
 //! told and tune themselves for it.
 //!
@@ -42,11 +43,13 @@ mod revoke;
 mod seat;
 mod shortage;
 pub mod stability;
+mod standing;
 
 pub use planner::{Planner, Planning, UnknownPlanner};
 pub use policy::Policy;
 pub use shortage::{Hint, HostLoad, Shortage};
 pub use stability::History;
+pub use standing::{DWELL_MS, Standing};
 
 use serde::{Deserialize, Serialize};
 
@@ -215,12 +218,14 @@ impl Step {
     }
 }
 
-/// How the host stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// How the host stands, in falling order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum HostState {
     /// Every need and its headroom fit.
     Calm,
+    /// They do, but little is left for bursts. Only [`Standing`] says so, no plan does.
+    Tight,
     /// They do not: shares decide.
     Short,
     /// The host itself is in trouble, or more is committed than there is: floors give way, minimums hold.
@@ -296,7 +301,7 @@ pub struct Verdict {
 /// What to do now.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Plan {
-    /// How the host stands.
+    /// How the host stands, as this plan alone shows it.
     pub state: HostState,
     /// What the VMs may have together.
     pub limit_bytes: u64,

@@ -101,7 +101,8 @@ impl Measures {
     pub fn planned(&mut self, took: Duration, state: HostState) {
         self.planned_ns.push(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX));
         match state {
-            HostState::Calm => self.states.calm += 1,
+            // No plan says tight.
+            HostState::Calm | HostState::Tight => self.states.calm += 1,
             HostState::Short => self.states.short += 1,
             HostState::Emergency => self.states.emergency += 1,
         }

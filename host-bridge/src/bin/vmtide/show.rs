@@ -16,6 +16,7 @@ pub(crate) fn status(status: &Status) -> String {
         (true, _) => "paused: no memory is moved",
         (_, None) => "starting: not every hypervisor was heard yet",
         (_, Some(HostState::Calm)) => "calm: every need fits",
+        (_, Some(HostState::Tight)) => "tight: every need fits, and little is left for bursts",
         (_, Some(HostState::Short)) => "short: needs do not fit, shares decide",
         (_, Some(HostState::Emergency)) => "emergency: all shrink to what fits",
     };

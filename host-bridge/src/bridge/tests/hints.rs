@@ -89,3 +89,20 @@ fn what_was_tuned_in_a_guest_is_its_own_story_beside_the_hosts() {
     assert!(place("CPU: short").is_some() && place("ksm").is_none(), "{about:?}");
     assert!(bridge.events_about("c", 2).unwrap_err().not_found);
 }
+
+#[test]
+fn the_hint_of_memory_follows_the_state_and_not_each_plan() {
+    let mut bridge = Bridge::settled(640, 300, 300);
+    let mut told = Vec::new();
+    for second in 0..180 {
+        // Every other second until the 90th, both want more than there is.
+        let need_mib = if second < 90 && second % 2 == 0 { 500 } else { 150 };
+        for vm in [A, B] {
+            bridge.time(second * 1000).on_guest(vm, &report(need_mib, Urgency::Pressed, 0));
+        }
+        told.extend(bridge.reads(second * 1000, 1, CALM).into_iter().map(|(at_ms, host)| (at_ms, host.memory_short)));
+    }
+    assert!(matches!(told[..], [(0, true), (99_000.., false)]), "once each: {told:?}");
+    let events = bridge.host_events();
+    assert!(events.iter().filter(|event| event.starts_with("memory:")).count() <= 4, "{events:?}");
+}
