@@ -57,6 +57,7 @@ fn vm(index: u64) -> VmView {
     };
     VmView {
         limits: Limits {
+            reservation_bytes: 0,
             minimum_bytes: 128 * MIB,
             maximum_bytes: 2_048 * MIB,
             shares: [500, 1_000, 1_000, 2_000][kind(index, 4)],

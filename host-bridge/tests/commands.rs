@@ -258,7 +258,7 @@ fn limits_are_set_and_impossible_ones_refused() {
         (&["set", "a", "minimum=1GiB"][..], 1, "maximum: 512 MiB is less than the minimum of 1024 MiB"),
         (&["set", "b", "shares=1"], 1, "there is no VM \"b\"; there are: a"),
         (&["set", "a", "shares=0"], 1, "allowed is 1 to 1000000"),
-        (&["set", "a", "colour=blue"], 2, "allowed are minimum, maximum and shares"),
+        (&["set", "a", "colour=blue"], 2, "allowed are minimum, reservation, maximum and shares"),
         (&["set", "a", "minimum=7 apples"], 2, "allowed is a number with B, KiB"),
         (&["set", "a"], 2, "KEY=VALUE"),
         (&["explain", "../x y"], 1, "there is no VM"),

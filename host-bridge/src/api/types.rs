@@ -79,6 +79,8 @@ pub struct Vm {
     pub target_bytes: u64,
     /// The least that it is left with.
     pub minimum_bytes: u64,
+    /// What it gets back whenever it needs it; 0: nothing beyond the minimum.
+    pub reservation_bytes: u64,
     /// The most that it gets.
     pub maximum_bytes: u64,
     /// Its weight in contention.
@@ -121,6 +123,9 @@ pub struct Change {
     /// The least that it is left with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub minimum_bytes: Option<u64>,
+    /// What it gets back whenever it needs it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reservation_bytes: Option<u64>,
     /// The most that it gets.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub maximum_bytes: Option<u64>,

@@ -1,6 +1,6 @@
 //! vmtide-bridge: the daemon. Command line only.
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use nix::sys::stat::{Mode, umask};
 use std::path::{Path, PathBuf};
@@ -68,6 +68,7 @@ fn main() -> ExitCode {
 fn read(path: &Path) -> Result<(Config, Host)> {
     let config = Config::load(path)?;
     let host = Host::new(Path::new("/"), config.capacity_bytes, config.reserve_bytes)?;
+    config.check_reservations(host.limit_bytes()).with_context(|| path.display().to_string())?;
     Ok((config, host))
 }
 

@@ -4,7 +4,7 @@ use super::state::Bridge;
 use super::vm::{Hypervisor, Vm};
 use crate::api::Control;
 use crate::api::types::{self, Change, Refusal, Status};
-use crate::config::check_limits;
+use crate::config::{Bytes, check_limits, check_reservations};
 use crate::plan::{Limits, Rule, Verdict};
 use crate::record::{Decision, Event, standing};
 use std::time::Duration;
@@ -37,6 +37,7 @@ impl Bridge {
             allocation_bytes: vm.allocation_bytes(),
             target_bytes: vm.target_bytes,
             minimum_bytes: limits.minimum_bytes,
+            reservation_bytes: limits.reservation_bytes,
             maximum_bytes: limits.maximum_bytes,
             shares: limits.shares,
             standing: verdict.map_or_else(|| "Not planned yet.".to_owned(), |verdict| standing(&demand, &verdict)),
@@ -118,19 +119,24 @@ impl Control for Bridge {
         let old = self.vms[number].config.limits;
         let limits = Limits {
             minimum_bytes: change.minimum_bytes.unwrap_or(old.minimum_bytes),
+            reservation_bytes: change.reservation_bytes.unwrap_or(old.reservation_bytes),
             maximum_bytes: change.maximum_bytes.unwrap_or(old.maximum_bytes),
             shares: change.shares.unwrap_or(old.shares),
         };
         check_limits(&limits)
             .map_err(|(key, message)| Refusal { not_found: false, message: format!("{key}: {message}") })?;
+        let others = self.vms.iter().enumerate().filter(|(other, _)| *other != number).map(|(_, vm)| vm.config.limits);
+        check_reservations(others.chain([limits]), self.host.limit_bytes())
+            .map_err(|error| Refusal { not_found: false, message: error.to_string() })?;
         self.vms[number].config.limits = limits;
-        let Limits { minimum_bytes, maximum_bytes, shares } = self.vms[number].limits();
+        let Limits { minimum_bytes, reservation_bytes, maximum_bytes, shares } = self.vms[number].limits();
         self.note(
             number,
             format!(
-                "an operator set minimum {}, maximum {}, shares {shares}",
-                crate::config::Bytes(minimum_bytes),
-                crate::config::Bytes(maximum_bytes),
+                "an operator set minimum {}, reservation {}, maximum {}, shares {shares}",
+                Bytes(minimum_bytes),
+                Bytes(reservation_bytes),
+                Bytes(maximum_bytes),
             ),
         );
         self.tell(number);

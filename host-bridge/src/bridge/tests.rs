@@ -21,7 +21,7 @@ fn bridge(capacity_mib: u64) -> Bridge {
 }
 
 fn bridge_by(planner: Planner, capacity_mib: u64) -> Bridge {
-    let limits = Limits { minimum_bytes: 128 * MIB, maximum_bytes: RAM, shares: 1000 };
+    let limits = Limits { minimum_bytes: 128 * MIB, reservation_bytes: 0, maximum_bytes: RAM, shares: 1000 };
     let vm = |name: &str, cid| VmConfig {
         name: name.to_owned(),
         limits,
@@ -262,6 +262,23 @@ fn limits_that_cannot_be_meant_change_nothing() {
     bridge.set("a", Change { maximum_bytes: Some(256 * MIB), ..Change::default() }).unwrap();
     bridge.time(100_000);
     assert_eq!(bridge.targets(), [(A, 256)], "a lower maximum is carried out");
+}
+
+#[test]
+fn no_more_is_reserved_than_there_is() {
+    let mut bridge = Bridge::settled(1024, 300, 300);
+    let reserves = |mib: u64| Change { reservation_bytes: Some(mib * MIB), ..Change::default() };
+    bridge.set("a", reserves(700)).unwrap();
+    let refusal = bridge.set("b", reserves(400)).unwrap_err();
+    assert!(
+        refusal.message.contains("have 1100 MiB reserved, and capacity less reserve is 1024 MiB"),
+        "{}",
+        refusal.message
+    );
+    assert_eq!(bridge.vm("b").unwrap().reservation_bytes, 0);
+    assert!(bridge.set("a", reserves(800)).unwrap_err().message.starts_with("reservation: 800 MiB is more than"));
+    assert_eq!(bridge.set("a", reserves(600)).unwrap().reservation_bytes, 600 * MIB);
+    bridge.set("b", reserves(400)).unwrap();
 }
 
 #[test]

@@ -83,11 +83,11 @@ impl Vm {
             Hypervisor::Unreachable { ram_bytes, .. } => ram_bytes,
             Hypervisor::Starting | Hypervisor::Absent { .. } => u64::MAX,
         };
-        let Limits { minimum_bytes, maximum_bytes, shares } = self.config.limits;
+        let Limits { minimum_bytes, reservation_bytes, maximum_bytes, shares } = self.config.limits;
         let maximum_bytes = maximum_bytes.min(ram_bytes);
         let maximum_bytes = maximum_bytes - maximum_bytes % PAGE_BYTES;
         let minimum_bytes = minimum_bytes.div_ceil(PAGE_BYTES).saturating_mul(PAGE_BYTES).min(maximum_bytes);
-        Limits { minimum_bytes, maximum_bytes, shares }
+        Limits { minimum_bytes, reservation_bytes: reservation_bytes.min(maximum_bytes), maximum_bytes, shares }
     }
 
     pub(super) fn shown_use_bytes(&self) -> Option<u64> {

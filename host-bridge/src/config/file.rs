@@ -61,6 +61,7 @@ struct IntervalsSection {
 struct Vm {
     name: String,
     minimum: Bytes,
+    reservation: Option<Bytes>,
     maximum: Bytes,
     shares: Option<u32>,
     qmp: PathBuf,
@@ -189,6 +190,7 @@ fn check_vm(vm: Vm, path: &Path) -> Result<VmConfig, Error> {
     }
     let limits = Limits {
         minimum_bytes: vm.minimum.0,
+        reservation_bytes: vm.reservation.map_or(0, |bytes| bytes.0),
         maximum_bytes: vm.maximum.0,
         shares: vm.shares.unwrap_or(DEFAULT_SHARES),
     };
@@ -213,7 +215,7 @@ fn check_vm(vm: Vm, path: &Path) -> Result<VmConfig, Error> {
 /// # Errors
 /// The key that is wrong, with what was found and what is allowed.
 pub(crate) fn check_limits(limits: &Limits) -> Result<(), (&'static str, String)> {
-    let Limits { minimum_bytes, maximum_bytes, shares } = *limits;
+    let Limits { minimum_bytes, reservation_bytes, maximum_bytes, shares } = *limits;
     if minimum_bytes < LEAST_MINIMUM_BYTES {
         let message =
             format!("{} is too little; allowed is {} or more", Bytes(minimum_bytes), Bytes(LEAST_MINIMUM_BYTES));
@@ -222,6 +224,10 @@ pub(crate) fn check_limits(limits: &Limits) -> Result<(), (&'static str, String)
     if maximum_bytes < minimum_bytes {
         let message = format!("{} is less than the minimum of {}", Bytes(maximum_bytes), Bytes(minimum_bytes));
         return Err(("maximum", message));
+    }
+    if reservation_bytes > maximum_bytes {
+        let message = format!("{} is more than the maximum of {}", Bytes(reservation_bytes), Bytes(maximum_bytes));
+        return Err(("reservation", message));
     }
     if maximum_bytes > MAXIMUM_BYTES {
         return Err(("maximum", format!("{} is too much; allowed is 64TiB or less", Bytes(maximum_bytes))));
@@ -312,6 +318,10 @@ mod tests {
                 &["bridge.toml", "line 7", "colour", "expected one of", "`minimum`"][..],
             ),
             (format!("[[vm]]\n{}", VM.replace("1GiB", "1MiB")), &["vm \"a\": maximum", "less than the minimum"]),
+            (
+                format!("[[vm]]\n{VM}reservation = '2GiB'\n"),
+                &["vm \"a\": reservation: 2048 MiB is more than the maximum of 1024 MiB"],
+            ),
             (format!("[[vm]]\n{}", VM.replace("1GiB", "65TiB")), &["vm \"a\": maximum", "allowed is 64TiB"]),
             (format!("[[vm]]\n{}", VM.replace("maximum", "shares").replace("'1GiB'", "1")), &["line 1", "`maximum`"]),
             (format!("[[vm]]\n{VM}shares = 0\n"), &["vm \"a\": shares", "allowed is 1 to 1000000"]),

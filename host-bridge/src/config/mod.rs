@@ -63,6 +63,22 @@ pub enum Error {
     },
 }
 
+/// More is reserved than there is.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("reservation: all VMs together have {} reserved, and capacity less reserve is {}", Bytes(*.reserved_bytes), Bytes(*.limit_bytes))]
+pub struct Overreserved {
+    /// What is reserved.
+    reserved_bytes: u64,
+    /// What there is.
+    limit_bytes: u64,
+}
+
+/// Checks that VMs with these limits can all have their reservations of `limit_bytes`.
+pub(crate) fn check_reservations(limits: impl Iterator<Item = Limits>, limit_bytes: u64) -> Result<(), Overreserved> {
+    let reserved_bytes = limits.map(|limits| limits.reservation_bytes).fold(0, u64::saturating_add);
+    if reserved_bytes > limit_bytes { Err(Overreserved { reserved_bytes, limit_bytes }) } else { Ok(()) }
+}
+
 /// A checked configuration.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
@@ -128,6 +144,14 @@ impl Config {
     /// [`Error`] for the first thing that is wrong, in the order in which the files are read.
     pub fn load(path: &Path) -> Result<Self, Error> {
         file::load(path)
+    }
+
+    /// Checks that all VMs together can have their reservations of `limit_bytes`.
+    ///
+    /// # Errors
+    /// What they are together, and what there is.
+    pub fn check_reservations(&self, limit_bytes: u64) -> Result<(), Overreserved> {
+        check_reservations(self.vms.iter().map(|vm| vm.limits), limit_bytes)
     }
 
     /// What an operator should know before it is used with VMs that may have `limit_bytes` together.

@@ -235,7 +235,7 @@ mod tests {
 
     fn view(has: u64, need: u64, floor: u64) -> VmView {
         VmView {
-            limits: Limits { minimum_bytes: 64 * MIB, maximum_bytes: 1024 * MIB, shares: 1000 },
+            limits: Limits { minimum_bytes: 64 * MIB, reservation_bytes: 0, maximum_bytes: 1024 * MIB, shares: 1000 },
             allocation_bytes: has * MIB,
             target_bytes: has * MIB,
             reach: Reach::Ready,

@@ -9,6 +9,8 @@ use super::{Demand, MemoryDemand, Millis, Policy, Urgency, VmView};
 pub(super) struct Want {
     /// The least that it is left with.
     pub minimum: u64,
+    /// What no shares decide about: what it claims of its reservation, and the minimum.
+    pub reserved: u64,
     /// The most that it gets.
     pub maximum: u64,
     /// Its weight, at least 1.
@@ -44,8 +46,9 @@ pub(super) fn resolve(now_ms: Millis, vm: &VmView, policy: &Policy) -> Want {
         Demand::Stale { floor_bytes, shown_use_bytes } => stale(vm, floor_bytes, shown_use_bytes, policy),
         Demand::Unknown { shown_use_bytes } => unknown(vm, shown_use_bytes, policy),
     };
-    // The minimum is the operator's promise: a VM under it does not queue behind calm wishes.
-    if vm.target_bytes < want.minimum {
+    want.reserved = vm.limits.reservation_bytes.min(want.claim).max(want.minimum);
+    // Minimum and reservation are the operator's promise: a VM that lacks of them does not queue behind calm wishes.
+    if vm.target_bytes < want.need.min(vm.limits.reservation_bytes).max(want.minimum) {
         want.urgency = want.urgency.max(Urgency::Pressed);
     }
     want
@@ -114,6 +117,7 @@ fn blank(vm: &VmView) -> Want {
     let has = vm.target_bytes.clamp(minimum, maximum);
     Want {
         minimum,
+        reserved: minimum,
         maximum,
         shares: u64::from(vm.limits.shares).max(1),
         need: has,

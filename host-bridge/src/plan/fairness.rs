@@ -99,16 +99,33 @@ fn fill(budget_bytes: u64, tanks: impl ExactSizeIterator<Item = Tank> + Clone, p
     tanks.map(|tank| tank.at(level, prices)).collect()
 }
 
+/// Before any shares decide: each keeps what it claims of its reservation. Where reservations do not fit into
+/// `available_bytes`, because VMs that cannot be changed hold too much, shares decide between them.
+pub(super) fn reserve(wants: &mut [Want], available_bytes: u64) {
+    let reserved: u128 = wants.iter().map(|want| u128::from(want.reserved)).sum();
+    if reserved > u128::from(available_bytes) {
+        let tank =
+            |want: &Want| Tank { shares: want.shares, low: want.minimum, need: want.reserved, high: want.reserved };
+        let fitting = fill(available_bytes, wants.iter().map(tank), Prices::with_tax(0));
+        for (want, fitting) in wants.iter_mut().zip(fitting) {
+            want.reserved = fitting;
+        }
+    }
+    for want in wants {
+        want.kept = want.kept.max(want.reserved);
+    }
+}
+
 /// Where claims do not fit: what a guest keeps because it said so once and fell silent, or never spoke, is worth no more
 /// than its own share. Silence must not win what a lie cannot.
 pub(super) fn hold_to_own_share(wants: &mut [Want], budget_bytes: u64, prices: Prices) {
     let claims: u128 = wants.iter().map(|want| u128::from(want.claim)).sum();
-    if claims <= u128::from(budget_bytes) || wants.iter().all(|want| want.kept <= want.minimum) {
+    if claims <= u128::from(budget_bytes) || wants.iter().all(|want| want.kept <= want.reserved) {
         return;
     }
-    let own_shares = own_shares(budget_bytes, wants, |want| want.minimum, prices);
+    let own_shares = own_shares(budget_bytes, wants, |want| want.reserved, prices);
     for (want, own_share) in wants.iter_mut().zip(own_shares) {
-        want.kept = want.kept.min(own_share.max(want.minimum));
+        want.kept = want.kept.min(own_share.max(want.reserved));
     }
 }
 
@@ -116,8 +133,8 @@ pub(super) fn hold_to_own_share(wants: &mut [Want], budget_bytes: u64, prices: P
 ///
 /// More is committed than there is when a VM was started on a full host: it boots with its maximum, most of it free,
 /// while the others live in theirs. So who is not known yet gives first, down to its minimum, and the others go no
-/// lower than their own share, or what they themselves call safe. When that does not fit, or the host itself is in
-/// trouble, only minimums hold.
+/// lower than their own share, or what they themselves call safe; nobody lower than what it claims of its reservation.
+/// When that does not fit, reservations hold alone as long as they fit; where the host itself is in trouble, only minimums.
 pub(super) fn give_way(
     wants: &mut [Want],
     is_known: &[bool],
@@ -125,14 +142,16 @@ pub(super) fn give_way(
     host_in_trouble: bool,
     prices: Prices,
 ) {
-    let own_shares = own_shares(budget_bytes, wants, |want| want.minimum, prices);
+    let own_shares = own_shares(budget_bytes, wants, |want| want.reserved, prices);
     let insists = |((want, own_share), is_known): ((&Want, &u64), &bool)| {
-        if *is_known { want.claim.min(*own_share).max(want.floor) } else { want.minimum }
+        if *is_known { want.claim.min(*own_share).max(want.floor).max(want.reserved) } else { want.reserved }
     };
     let insisted: Vec<u64> = wants.iter().zip(&own_shares).zip(is_known).map(insists).collect();
     let fits = insisted.iter().map(|bytes| u128::from(*bytes)).sum::<u128>() <= u128::from(budget_bytes);
+    let reserved: u128 = wants.iter().map(|want| u128::from(want.reserved)).sum();
+    let holds_reservations = !host_in_trouble && reserved <= u128::from(budget_bytes);
     for ((want, insisted), is_known) in wants.iter_mut().zip(insisted).zip(is_known) {
-        want.kept = want.minimum;
+        want.kept = if holds_reservations { want.reserved } else { want.minimum };
         if fits && !host_in_trouble {
             want.kept = insisted;
             want.claim = if *is_known { insisted } else { want.claim };
@@ -218,7 +237,7 @@ mod tests {
 
     /// A VM that claims `need` and a tenth more, MiB.
     fn want(shares: u32, minimum: u64, need: u64) -> Want {
-        let limits = Limits { minimum_bytes: minimum * MIB, maximum_bytes: 1 << 40, shares };
+        let limits = Limits { minimum_bytes: minimum * MIB, reservation_bytes: 0, maximum_bytes: 1 << 40, shares };
         let demand = MemoryDemand { need_bytes: need * MIB, floor_bytes: 0, urgency: Urgency::Normal };
         let vm = VmView {
             limits,

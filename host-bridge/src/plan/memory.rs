@@ -14,7 +14,7 @@ use super::{Demand, HostState, HostView, Millis, Plan, Policy, Reach, Rule, Urge
 /// 1. What each VM wants: need and headroom within its limits ([`Policy::headroom_permille`]). A VM that cannot be
 ///    changed counts in full.
 /// 2. All wants fit beside the spike pool: each VM is entitled to what it wants.
-/// 3. They do not: shares decide, idle bytes taxed; urgent VMs may also draw the pool, each its shares' part of it. What
+/// 3. They do not: who claims its reservation gets it. Of the rest shares decide, idle bytes taxed; urgent VMs may also draw the pool, each its shares' part of it. What
 ///    a guest keeps by silence is worth its own share too.
 /// 4. The host itself is in trouble, or more is committed than there is, or the minimums do not fit: emergency. Blocks
 ///    and the rest after a stall give way, minimums hold; only urgent growth goes on. Where too much is committed, a VM
@@ -29,7 +29,9 @@ pub fn plan(now_ms: Millis, host: &HostView, vms: &[VmView], policy: &Policy) ->
 
     let minimums = sum(&wants, |want| want.minimum);
     let is_emergency = books.host_in_trouble || books.committed > books.limit || minimums > books.available;
-    let pool = spike_pool(now_ms, &ready, books.limit, policy).min(books.available.saturating_sub(minimums));
+    fairness::reserve(&mut wants, books.available);
+    let reserved = sum(&wants, |want| want.reserved);
+    let pool = spike_pool(now_ms, &ready, books.limit, policy).min(books.available.saturating_sub(reserved));
     let budget = (books.available - pool).min(books.fit);
     if is_emergency {
         let is_known: Vec<bool> = ready.iter().map(|vm| !matches!(vm.demand, Demand::Unknown { .. })).collect();

@@ -16,7 +16,7 @@
 //! - no step takes a VM outside `[minimum, maximum]`;
 //! - the growth of all steps fits into what is free *now*: bytes that a shrink is to free do not count until the
 //!   hypervisor confirmed them, so `committed` never passes `capacity − reserve` by a step of ours;
-//! - a guest's report takes from another VM no more than the shares of both allow.
+//! - a guest's report takes from another VM no more than the shares of both allow, and nothing of its reservation.
 //!
 //! CPU time has a plan of its own, [`cpu`].
 //!
@@ -84,10 +84,19 @@ impl HostView {
 pub struct Limits {
     /// The least that it is left with.
     pub minimum_bytes: u64,
+    /// What it gets back whenever it needs it, before any shares decide; 0: nothing beyond the minimum. What it does not
+    /// need of it is lent to others.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub reservation_bytes: u64,
     /// The most that it gets.
     pub maximum_bytes: u64,
     /// Its weight in contention.
     pub shares: u32,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
+fn is_zero(bytes: &u64) -> bool {
+    *bytes == 0
 }
 
 /// One VM, as far as memory goes.

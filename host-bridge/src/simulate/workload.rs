@@ -53,6 +53,7 @@ impl Workload {
     pub fn new(mut random: Random) -> (Limits, Self) {
         let maximum_bytes = GIB * random.choose(&[(25, 1), (30, 2), (25, 4), (15, 8), (5, 16)], 2);
         let limits = Limits {
+            reservation_bytes: 0,
             minimum_bytes: (maximum_bytes / 8).max(128 * MIB),
             maximum_bytes,
             shares: random.choose(&[(15, 500), (65, 1000), (15, 2000), (5, 4000)], 1000),

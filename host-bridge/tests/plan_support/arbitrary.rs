@@ -64,7 +64,12 @@ pub fn vm(demand: impl Strategy<Value = Demand>, reach: impl Strategy<Value = Re
     (figures, demand, reach, history()).prop_map(|((minimum, more, shares, has, other), demand, reach, history)| {
         let within = |permille: u64| minimum * MIB + more * MIB / 1000 * permille;
         VmView {
-            limits: Limits { minimum_bytes: minimum * MIB, maximum_bytes: (minimum + more) * MIB, shares },
+            limits: Limits {
+                minimum_bytes: minimum * MIB,
+                reservation_bytes: 0,
+                maximum_bytes: (minimum + more) * MIB,
+                shares,
+            },
             allocation_bytes: within(has),
             target_bytes: within(other.unwrap_or(has)),
             reach,

@@ -17,7 +17,7 @@ pub fn host(mib: u64) -> HostView {
 /// A VM with `has` MiB of at most `maximum`, at least 64.
 pub fn vm(has: u64, maximum: u64, demand: Demand) -> VmView {
     VmView {
-        limits: Limits { minimum_bytes: 64 * MIB, maximum_bytes: maximum * MIB, shares: 1000 },
+        limits: Limits { minimum_bytes: 64 * MIB, reservation_bytes: 0, maximum_bytes: maximum * MIB, shares: 1000 },
         allocation_bytes: has * MIB,
         target_bytes: has * MIB,
         reach: Reach::Ready,

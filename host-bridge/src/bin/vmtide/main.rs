@@ -55,7 +55,7 @@ enum Command {
     Set {
         /// Its name.
         vm: String,
-        /// minimum=256MiB, maximum=2GiB, shares=2000
+        /// minimum=256MiB, reservation=512MiB, maximum=2GiB, shares=2000
         #[arg(required = true, value_name = "KEY=VALUE", value_parser = assignment)]
         changes: Vec<(Key, u64)>,
     },
@@ -84,6 +84,7 @@ struct OneOrAll {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Key {
     Minimum,
+    Reservation,
     Maximum,
     Shares,
 }
@@ -93,9 +94,10 @@ fn assignment(text: &str) -> Result<(Key, u64), String> {
     let bytes = || Bytes::parse(value).map(|bytes| bytes.0);
     match key {
         "minimum" => Ok((Key::Minimum, bytes()?)),
+        "reservation" => Ok((Key::Reservation, bytes()?)),
         "maximum" => Ok((Key::Maximum, bytes()?)),
         "shares" => Ok((Key::Shares, value.parse().map_err(|_| format!("{value:?} is not a number of shares"))?)),
-        _ => Err(format!("{key:?} cannot be set; allowed are minimum, maximum and shares")),
+        _ => Err(format!("{key:?} cannot be set; allowed are minimum, reservation, maximum and shares")),
     }
 }
 
@@ -161,6 +163,7 @@ async fn run(cli: &Cli) -> Result<(), Failure> {
             let shares = changes.get(&Key::Shares).map(|&shares| u32::try_from(shares));
             let change = Change {
                 minimum_bytes: changes.get(&Key::Minimum).copied(),
+                reservation_bytes: changes.get(&Key::Reservation).copied(),
                 maximum_bytes: changes.get(&Key::Maximum).copied(),
                 shares: shares.transpose().map_err(|_| Failure::Usage("shares: too many".to_owned()))?,
             };

@@ -195,7 +195,11 @@ pub(crate) fn part(ppm: Option<u64>) -> String {
 }
 
 fn limit_words(vm: &Vm) -> String {
-    format!("{} to {}, {} shares", Bytes(vm.minimum_bytes), Bytes(vm.maximum_bytes), vm.shares)
+    let reserved = match vm.reservation_bytes {
+        0 => String::new(),
+        bytes => format!(", {} reserved", Bytes(bytes)),
+    };
+    format!("{} to {}{reserved}, {} shares", Bytes(vm.minimum_bytes), Bytes(vm.maximum_bytes), vm.shares)
 }
 
 fn state(vm: &Vm) -> &'static str {

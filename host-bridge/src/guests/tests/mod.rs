@@ -25,7 +25,7 @@ const HELLO: &str =
     r#"{"kind":"hello","protocol":{"min":1,"max":1},"agent":"0.1.0","kernel":"6.12","boot_id":"b1","capabilities":[]}"#;
 
 fn vm(name: &str, address: Address) -> VmConfig {
-    let limits = Limits { minimum_bytes: 64 * MIB, maximum_bytes: MAXIMUM, shares: 1000 };
+    let limits = Limits { minimum_bytes: 64 * MIB, reservation_bytes: 0, maximum_bytes: MAXIMUM, shares: 1000 };
     VmConfig { name: name.to_owned(), limits, qmp: format!("/run/{name}.qmp").into(), address }
 }
 

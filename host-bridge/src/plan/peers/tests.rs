@@ -7,7 +7,7 @@ const GIB: u64 = 1024;
 /// A VM of `maximum` MiB that has `has`.
 fn vm(has: u64, maximum: u64) -> VmView {
     VmView {
-        limits: Limits { minimum_bytes: 128 * MIB, maximum_bytes: maximum * MIB, shares: 1000 },
+        limits: Limits { minimum_bytes: 128 * MIB, reservation_bytes: 0, maximum_bytes: maximum * MIB, shares: 1000 },
         allocation_bytes: has * MIB,
         target_bytes: has * MIB,
         reach: Reach::Ready,
