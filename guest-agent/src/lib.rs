@@ -17,6 +17,7 @@ pub mod demand;
 #[cfg(test)]
 mod fake_bridge;
 pub mod link;
+pub mod measure;
 pub mod observer;
 mod said;
 pub mod sense;

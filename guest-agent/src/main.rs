@@ -1,11 +1,13 @@
 //! The command line of the agent.
 //!
-//! Exit codes: 0 fine, 1 it did not work, 2 the command line or the configuration is wrong.
+//! Exit codes: 0 fine, 1 it did not work, 2 the command line or the configuration is wrong; of `measure`, the command's.
 
+mod measure_command;
 mod tuning_command;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
+use measure_command::Measure;
 use serde_json::json;
 use std::fs;
 use std::io::{self, Write};
@@ -70,6 +72,8 @@ enum Command {
     /// Check or show the configuration
     #[command(subcommand)]
     Config(Configuration),
+    /// Run a command and tell what part of the VM it had and how long it waited; exits as the command does
+    Measure(Measure),
     /// Show how the guest's settings are tuned, with or without a running agent
     #[command(subcommand)]
     Tuning(Tuning),
@@ -105,6 +109,9 @@ enum Configuration {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    if let Command::Measure(measure) = &cli.command {
+        return measure.run(cli.config.as_deref());
+    }
     match command(&cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if error.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe) => {
@@ -138,6 +145,8 @@ fn command(cli: &Cli) -> anyhow::Result<()> {
             print("the configuration is valid\n")
         }
         Command::Config(Configuration::Show { effective, origin }) => print(&layered.text(*effective, *origin)),
+        // It exits in a way of its own.
+        Command::Measure(_) => Ok(()),
         Command::Tuning(tuning) => print(&tuning.text(&config)?),
         Command::Revert { knob, root, all } => {
             // A running agent has the CPUs that are offline for its bridge; it brings them back when it stops.

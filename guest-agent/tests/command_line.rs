@@ -204,3 +204,39 @@ fn a_second_agent_ends_with_1_and_names_the_first() {
     assert!(error.contains("another agent runs") && error.contains(&format!("process {pid} holds ")), "{error}");
     assert_eq!(text(&reverts.stdout), "nothing holds a value of vmtide's\n", "{}", text(&reverts.stderr));
 }
+
+#[test]
+fn measure_tells_of_a_command_and_exits_as_it_does() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = config(dir.path(), "");
+    let output = agent(&["measure", "--json", "--config", &config, "--", "sh", "-c", "echo out; sleep 0.3; exit 7"]);
+    assert_eq!(output.status.code(), Some(7), "{}", text(&output.stderr));
+    let told = text(&output.stdout);
+    let json: serde_json::Value = serde_json::from_str(told.strip_prefix("out\n").unwrap()).unwrap();
+    assert_eq!((&json["exit_code"], &json["command"][0]), (&7.into(), &"sh".into()));
+    assert!((300..10_000).contains(&json["wall_ms"].as_u64().unwrap()), "{json}");
+    for (resource, part) in ["memory", "cpu", "io"].map(|resource| (resource, &json[resource])) {
+        // The machine of the tests may have no PSI.
+        if !part.is_null() {
+            let [r, p] = ["r_ppm", "p_ppm"].map(|key| part[key].as_u64().unwrap());
+            assert!(0 < r && r <= 1_000_000 && p <= r, "{resource}: {part}");
+        }
+    }
+}
+
+#[test]
+fn measure_says_how_a_command_could_not_run_or_was_ended() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = config(dir.path(), "");
+    let run = |command: &[&str]| agent(&[&["measure", "--config", &config, "--"], command].concat());
+    let absent = run(&["no-such-command-here"]);
+    assert_eq!(absent.status.code(), Some(127));
+    assert!(text(&absent.stderr).contains("no-such-command-here: no such command"), "{}", text(&absent.stderr));
+    assert_eq!(run(&["/"]).status.code(), Some(126));
+    assert_eq!(run(&["sh", "-c", "kill -KILL $$"]).status.code(), Some(128 + 9));
+    assert_eq!(run(&[]).status.code(), Some(2));
+    let file = dir.path().join("told");
+    let output = agent(&["measure", "--config", &config, "-o", file.to_str().unwrap(), "echo", "--json"]);
+    assert_eq!(text(&output.stdout), "--json\n", "what follows the command is the command's");
+    assert!(std::fs::read_to_string(file).unwrap().contains("overall"));
+}

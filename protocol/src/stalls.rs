@@ -47,3 +47,12 @@ pub struct CpuTotals {
     /// CPU time that virtual CPUs wanted and the host gave to others, microseconds.
     pub steal_us: Amount,
 }
+
+/// Of the CPU time that was wanted within `span_us`, what was waited for or stolen; and all that was wanted. The kernel
+/// has no time in which all tasks of a system waited for a CPU, so CPU time is what is weighed: while some task waits, at
+/// least one waits for each that runs.
+pub fn cpu_stalled_us(span_us: u64, some_us: u64, used_us: u64, steal_us: u64) -> (u64, u64) {
+    let waited_us = u128::from(used_us) * u128::from(some_us.min(span_us)) / u128::from(span_us.max(1));
+    let stalled_us = u64::try_from(waited_us).unwrap_or(u64::MAX).saturating_add(steal_us);
+    (stalled_us, stalled_us.saturating_add(used_us))
+}

@@ -16,12 +16,17 @@ pub struct Stall {
 
 /// One file of `/proc/pressure`.
 #[derive(Debug)]
-pub(super) struct PressureReader(Option<Source>);
+pub(crate) struct PressureReader(Option<Source>);
 
 impl PressureReader {
     /// Opens the pressure file of `resource`; a kernel without PSI is no error, only no answer.
-    pub(super) fn open(root: &Path, resource: &str) -> Result<Self, SenseError> {
-        let opened = Source::open_one_record(root, &format!("proc/pressure/{resource}"));
+    pub(crate) fn open(root: &Path, resource: &str) -> Result<Self, SenseError> {
+        Self::open_file(root, &format!("proc/pressure/{resource}"))
+    }
+
+    /// Opens a pressure file by its path, as that of a cgroup.
+    pub(crate) fn open_file(root: &Path, path: &str) -> Result<Self, SenseError> {
+        let opened = Source::open_one_record(root, path);
         // With `psi=0` the file is there and only reading it tells.
         match opened.and_then(|mut source| source.read().map(|_| ()).map(|()| source)) {
             Ok(source) => Ok(Self(Some(source))),
@@ -31,12 +36,12 @@ impl PressureReader {
     }
 
     /// Whether the kernel has PSI.
-    pub(super) fn is_present(&self) -> bool {
+    pub(crate) fn is_present(&self) -> bool {
         self.0.is_some()
     }
 
     /// What was lost until now; `None` without PSI.
-    pub(super) fn sample(&mut self) -> Result<Option<Stall>, SenseError> {
+    pub(crate) fn sample(&mut self) -> Result<Option<Stall>, SenseError> {
         let Some(source) = &mut self.0 else { return Ok(None) };
         let text = source.read()?;
         let (mut some_us, mut full_us) = (None, 0);

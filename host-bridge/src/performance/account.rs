@@ -1,6 +1,7 @@
 //! Sums of one VM and resource over time.
 
 use super::{Index, Millis, PPM, Resource, Totals};
+use vmtide_protocol::stalls::cpu_stalled_us;
 
 /// Sums since the bridge began. The sums of a window are the difference of those at its end and at its beginning.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -36,9 +37,7 @@ impl Account {
         }
         // A guest may claim to have waited for longer than time went by.
         let (stalled_us, wanted_us) = if resource == Resource::Cpu {
-            let waited = u128::from(used_us) * u128::from(some_us.min(span_us)) / u128::from(span_us);
-            let stalled_us = u64::try_from(waited).unwrap_or(u64::MAX).saturating_add(steal_us);
-            (stalled_us, stalled_us.saturating_add(used_us))
+            cpu_stalled_us(span_us, some_us, used_us, steal_us)
         } else {
             (full_us.min(span_us), span_us)
         };
