@@ -1,5 +1,6 @@
 //! The control API from the other side: what `vmtide` and the lab use.
 
+use super::optimize::{Progress, Wish};
 use super::types::{Change, Refusal, Status, Vm};
 use crate::record::{Decision, Event};
 use http_body_util::{BodyExt, Full};
@@ -116,6 +117,31 @@ impl Client {
         let verb = if paused { "pause" } else { "resume" };
         let vm = vm.map(|name| format!("?vm={}", escaped(name))).unwrap_or_default();
         self.request(Method::POST, &format!("/v1/{verb}{vm}"), None).await
+    }
+
+    /// Begins to optimize VMs for a while, or asks what that would do now.
+    ///
+    /// # Errors
+    /// [`Error`]; an unknown name or an impossible time is [`Error::Refused`].
+    pub async fn optimize(&self, wish: &Wish) -> Result<Progress, Error> {
+        let body = serde_json::to_string(wish).map_err(|error| self.broken(&error))?;
+        self.request(Method::POST, "/v1/optimize", Some(body)).await
+    }
+
+    /// How that goes; asked at least each [`super::optimize::RENEW_WITHIN_MS`], or it ends.
+    ///
+    /// # Errors
+    /// [`Error`]; an unknown id is [`Error::Refused`].
+    pub async fn optimizing(&self, id: u64) -> Result<Progress, Error> {
+        self.request(Method::GET, &format!("/v1/optimize/{id}"), None).await
+    }
+
+    /// Ends it.
+    ///
+    /// # Errors
+    /// [`Error`]; an unknown id is [`Error::Refused`].
+    pub async fn end_optimizing(&self, id: u64) -> Result<Progress, Error> {
+        self.request(Method::DELETE, &format!("/v1/optimize/{id}"), None).await
     }
 
     async fn request<T: DeserializeOwned>(&self, method: Method, uri: &str, body: Option<String>) -> Result<T, Error> {

@@ -8,11 +8,13 @@
 //! who can open it can steer the host's VMs.
 
 pub mod client;
+pub mod optimize;
 pub mod server;
 pub mod types;
 pub mod yields;
 
 use crate::record::{Decision, Event};
+use optimize::{Progress, Wish};
 use types::{Change, Refusal, Status, Vm};
 
 /// What the API needs of the bridge.
@@ -48,6 +50,21 @@ pub trait Control {
     /// # Errors
     /// An unknown name.
     fn pause(&mut self, vm: Option<&str>, paused: bool) -> Result<(), Refusal>;
+    /// Begins to optimize VMs for a while, or says what that would do now.
+    ///
+    /// # Errors
+    /// An unknown name, a time that cannot be, or that others are being optimized.
+    fn optimize(&mut self, wish: &Wish) -> Result<Progress, Refusal>;
+    /// How it goes. It ends when nobody asks for [`optimize::RENEW_WITHIN_MS`].
+    ///
+    /// # Errors
+    /// An unknown id.
+    fn optimizing(&mut self, id: u64) -> Result<Progress, Refusal>;
+    /// Ends it, if it has not ended.
+    ///
+    /// # Errors
+    /// An unknown id.
+    fn end_optimizing(&mut self, id: u64) -> Result<Progress, Refusal>;
 }
 
 /// Something to run in the bridge loop.

@@ -1,5 +1,6 @@
 //! HTTP in, calls to the bridge loop out.
 
+use super::optimize::Wish;
 use super::types::{Change, Refusal};
 use super::{Call, Control};
 use crate::socket::{self, Claim};
@@ -78,6 +79,8 @@ impl Server {
             .route("/v1/vms/{name}", get(vm).patch(set))
             .route("/v1/vms/{name}/events", get(events_about))
             .route("/v1/decisions", get(decisions))
+            .route("/v1/optimize", post(optimize))
+            .route("/v1/optimize/{id}", get(optimizing).delete(end_optimizing))
             .route("/v1/events", get(events))
             .route("/v1/pause", post(async |calls, query| pause(calls, query, true).await))
             .route("/v1/resume", post(async |calls, query| pause(calls, query, false).await))
@@ -147,6 +150,21 @@ async fn set(
         Ok(Json(change)) => ask(calls, move |control| control.set(&name, change)).await,
         Err(rejection) => refuse(StatusCode::BAD_REQUEST, &rejection.body_text()),
     }
+}
+
+async fn optimize(State(calls): State<Calls>, wish: Result<Json<Wish>, JsonRejection>) -> Response {
+    match wish {
+        Ok(Json(wish)) => ask(calls, move |control| control.optimize(&wish)).await,
+        Err(rejection) => refuse(StatusCode::BAD_REQUEST, &rejection.body_text()),
+    }
+}
+
+async fn optimizing(State(calls): State<Calls>, Asked(Path(id)): Asked<Path<u64>>) -> Response {
+    ask(calls, move |control| control.optimizing(id)).await
+}
+
+async fn end_optimizing(State(calls): State<Calls>, Asked(Path(id)): Asked<Path<u64>>) -> Response {
+    ask(calls, move |control| control.end_optimizing(id)).await
 }
 
 async fn decisions(State(calls): State<Calls>, Asked(Query(query)): Asked<Query<DecisionsQuery>>) -> Response {

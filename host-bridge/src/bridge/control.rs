@@ -3,6 +3,7 @@
 use super::state::Bridge;
 use super::vm::{Hypervisor, Vm};
 use crate::api::Control;
+use crate::api::optimize::{Progress, Wish};
 use crate::api::types::{self, Change, Refusal, Status};
 use crate::config::{Bytes, check_limits, check_reservations};
 use crate::plan::{Limits, Rule, Verdict};
@@ -10,7 +11,7 @@ use crate::record::{Decision, Event, standing};
 use std::time::Duration;
 
 impl Bridge {
-    fn number(&self, name: &str) -> Result<usize, Refusal> {
+    pub(super) fn number(&self, name: &str) -> Result<usize, Refusal> {
         self.numbers.get(name).copied().ok_or_else(|| {
             let mut known: Vec<&str> = self.vms.iter().map(|vm| vm.config.name.as_str()).take(8).collect();
             if self.vms.len() > known.len() {
@@ -26,14 +27,14 @@ impl Bridge {
         let limits = vm.limits();
         let demand = self.demand(number);
         let paused = |verdict: Verdict| {
-            if self.paused { Verdict { rule: Rule::Paused, step: None, ..verdict } } else { verdict }
+            if self.is_paused(number) { Verdict { rule: Rule::Paused, step: None, ..verdict } } else { verdict }
         };
         let verdict = vm.verdict.map(paused);
         types::Vm {
             name: vm.config.name.clone(),
             state: vm.state(),
             detail: vm.detail(),
-            paused: vm.paused || self.paused,
+            paused: self.is_paused(number),
             allocation_bytes: vm.allocation_bytes(),
             target_bytes: vm.target_bytes,
             minimum_bytes: limits.minimum_bytes,
@@ -50,9 +51,9 @@ impl Bridge {
     }
 
     /// Where nothing was asked for a while, nothing is assumed.
-    fn resume(&mut self, number: usize) {
+    pub(super) fn resume(&mut self, number: usize) {
         let is_attached = matches!(self.vms[number].hypervisor, Hypervisor::Attached(_));
-        if is_attached && !self.paused && !self.vms[number].paused {
+        if is_attached && !self.is_paused(number) {
             self.hold(number);
         }
     }
@@ -148,10 +149,16 @@ impl Control for Bridge {
         let verb = if paused { "paused" } else { "resumed" };
         if let Some(name) = name {
             let number = self.number(name)?;
+            if paused {
+                self.pause_leased(Some(number));
+            }
             self.vms[number].paused = paused;
             self.resume(number);
             self.note(number, format!("an operator {verb} its planning"));
         } else {
+            if paused {
+                self.pause_leased(None);
+            }
             self.paused = paused;
             for number in 0..self.vms.len() {
                 self.resume(number);
@@ -161,5 +168,19 @@ impl Control for Bridge {
         }
         self.want_plan(Duration::ZERO);
         Ok(())
+    }
+
+    fn optimize(&mut self, wish: &Wish) -> Result<Progress, Refusal> {
+        self.begin_lease(wish)
+    }
+
+    fn optimizing(&mut self, id: u64) -> Result<Progress, Refusal> {
+        self.lease_progress(id)
+    }
+
+    fn end_optimizing(&mut self, id: u64) -> Result<Progress, Refusal> {
+        self.lease_progress(id)?;
+        self.end_lease("it was ended early");
+        self.lease_progress(id)
     }
 }

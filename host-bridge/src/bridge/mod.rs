@@ -17,6 +17,7 @@
 mod asking;
 mod control;
 mod hints;
+mod optimize;
 mod performance;
 mod reaction;
 mod state;

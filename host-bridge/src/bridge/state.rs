@@ -1,6 +1,7 @@
 //! What the bridge knows and decides, without I/O: sightings, guests' words and time in, effects out.
 
 use super::asking::Asking;
+use super::optimize::Lease;
 use super::reaction::{Reactions, Waiting};
 use super::vm::{Hypervisor, Vm};
 use crate::config::{Bytes, Config};
@@ -9,6 +10,7 @@ use crate::hypervisor::driver::{PAGE_BYTES, Sighting};
 use crate::hypervisor::{Error, MachineState};
 use crate::plan::{
     Demand, History, HostState, HostView, MIB, Millis, Planning, Policy, Shortage, Standing, Step, Urgency, Verdict,
+    VmView,
 };
 use crate::record::{Asked, Decision, Ended, Events, Outcome, Record, Tick};
 use std::collections::HashMap;
@@ -68,7 +70,7 @@ pub struct Now {
 pub struct Bridge {
     pub(super) now: Now,
     pub(super) host: HostView,
-    planning: Planning,
+    pub(super) planning: Planning,
     pub(super) policy: Policy,
     pub(super) paused: bool,
     pub(super) vms: Vec<Vm>,
@@ -86,6 +88,8 @@ pub struct Bridge {
     /// What the guests know of it.
     pub(super) told: Host,
     pub(super) effects: Vec<Effect>,
+    pub(super) lease: Option<Lease>,
+    pub(super) leases: u64,
     replan: Option<Duration>,
     /// What is to be recorded; `None` when nothing is.
     records: Option<Vec<Record>>,
@@ -113,6 +117,8 @@ impl Bridge {
             shortage: Shortage::default(),
             told: Host::default(),
             effects: Vec::new(),
+            lease: None,
+            leases: 0,
             replan: None,
             records: None,
         }
@@ -179,10 +185,11 @@ impl Bridge {
     /// Somebody before us may have asked for something that is still under way, and what is not known cannot be
     /// counted. While planning is paused, nothing is asked.
     pub(super) fn hold(&mut self, number: usize) {
+        let is_paused = self.is_paused(number);
         let vm = &mut self.vms[number];
         let bytes = vm.allocation_bytes();
         let is_fixed = matches!(vm.hypervisor, Hypervisor::Attached(state) if !state.has_balloon);
-        let is_asked = !self.paused && !vm.paused && !is_fixed;
+        let is_asked = !is_paused && !is_fixed;
         (vm.target_bytes, vm.accepted_bytes) = (bytes, bytes);
         vm.asking.on_moved(self.now.ms, false);
         vm.moving_since = is_asked.then_some(self.now.ms);
@@ -332,21 +339,28 @@ impl Bridge {
         self.guests.demand(number, self.now.ms, vm.limits().maximum_bytes, vm.shown_use_bytes())
     }
 
+    /// What the planner sees of the VMs that are there, and their numbers.
+    pub(super) fn views(&self, is_paused: impl Fn(usize) -> bool) -> (Vec<usize>, Vec<VmView>) {
+        let view = |(number, vm): (usize, &Vm)| {
+            Some((number, vm.view(self.demand(number), self.guests.shown(number), is_paused(number))?))
+        };
+        self.vms.iter().enumerate().filter_map(view).unzip()
+    }
+
     /// Plans, and turns the plan into effects.
     pub fn plan(&mut self) {
         self.replan = None;
         for number in 0..self.vms.len() {
             self.meter(number);
         }
+        self.expire_lease();
         // Memory that is not known of cannot be planned around.
-        if self.paused || self.vms.iter().any(|vm| matches!(vm.hypervisor, Hypervisor::Starting)) {
+        if self.is_all_paused() || self.vms.iter().any(|vm| matches!(vm.hypervisor, Hypervisor::Starting)) {
             return;
         }
         self.judge_words();
         let now_ms = self.now.ms;
-        let view =
-            |(number, vm): (usize, &Vm)| Some((number, vm.view(self.demand(number), self.guests.shown(number))?));
-        let (numbers, views): (Vec<usize>, Vec<_>) = self.vms.iter().enumerate().filter_map(view).unzip();
+        let (numbers, views) = self.views(|number| self.is_paused(number));
         let plan = self.planning.plan(now_ms, &self.host, &views, &self.policy);
         if let Some(records) = &mut self.records {
             let (numbers, views, plan) = (numbers.clone(), views.clone(), plan.clone());

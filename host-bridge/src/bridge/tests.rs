@@ -431,5 +431,6 @@ fn hyper_v_goes_by_what_a_guest_has_committed() {
 }
 
 mod hints;
+mod optimize;
 mod performance;
 mod yielding;

@@ -108,12 +108,12 @@ impl Vm {
     }
 
     /// What the planner sees of it, with what its guest wants and showed; `None` where there is no VM.
-    pub(super) fn view(&self, demand: Demand, by_guest: Shown) -> Option<VmView> {
+    pub(super) fn view(&self, demand: Demand, by_guest: Shown, is_paused: bool) -> Option<VmView> {
         let reach = match &self.hypervisor {
             Hypervisor::Starting | Hypervisor::Absent { .. } => return None,
             Hypervisor::Unreachable { .. } => Reach::Unreachable,
             Hypervisor::Attached(state) if !state.running || !state.has_balloon => Reach::Fixed,
-            Hypervisor::Attached(_) if self.paused => Reach::Paused,
+            Hypervisor::Attached(_) if is_paused => Reach::Paused,
             Hypervisor::Attached(_) => Reach::Ready,
         };
         Some(VmView {

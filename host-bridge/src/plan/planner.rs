@@ -71,10 +71,10 @@ impl FromStr for Planner {
 
 /// A planner at work, with what it remembers from plan to plan: nothing for vmtide's own, whose history is in the views.
 /// As pure as [`memory::plan`]: the same sequence of views and times gives the same plans.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Planning(Kind);
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Kind {
     Vmtide,
     Static(StaticSplit),

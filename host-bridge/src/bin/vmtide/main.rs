@@ -2,6 +2,7 @@
 //! simulation.
 
 mod offline;
+mod optimize;
 mod show;
 
 use clap::{Args, Parser, Subcommand};
@@ -63,6 +64,8 @@ enum Command {
     Pause(OneOrAll),
     /// Move memory again: of one VM, or of all.
     Resume(OneOrAll),
+    /// Plan for some VMs for a while, paused or not, and tell their performance index before and after.
+    Optimize(optimize::Optimize),
     /// What happened.
     Events {
         /// Wait for more, also while the bridge restarts.
@@ -172,6 +175,7 @@ async fn run(cli: &Cli) -> Result<(), Failure> {
         }
         Command::Pause(OneOrAll { vm }) => pause(&client, &mut out, cli.json, vm.as_deref(), true).await,
         Command::Resume(OneOrAll { vm }) => pause(&client, &mut out, cli.json, vm.as_deref(), false).await,
+        Command::Optimize(optimize) => optimize.run(&client, &mut out, cli.json).await,
         Command::Events { follow: true } => follow(&client, &mut out, cli.json).await,
         Command::Events { follow: false } => {
             for event in client.events(0).await? {

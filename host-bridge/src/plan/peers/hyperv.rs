@@ -16,7 +16,7 @@ const INTERVAL_MS: Millis = 1_000;
 const CHUNK: u64 = 2 * MIB;
 
 /// What it remembers: when it looked last.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(in crate::plan) struct HyperV {
     clock: Clock,
 }

@@ -69,7 +69,7 @@ fn used_bytes(vms: &[VmView]) -> u64 {
 }
 
 /// Comes due at once and then after each interval, however often it is asked.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Clock {
     next_ms: super::Millis,
 }

@@ -14,7 +14,7 @@ const SAMPLES: usize = 10;
 const DECISION_MS: Millis = 10_000;
 
 /// What it remembers.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(in crate::plan) struct Mom {
     sampling: Clock,
     deciding: Clock,

@@ -13,7 +13,7 @@ const DEAD_BAND: i128 = 10 * MIB as i128;
 const LARGEST_MOVE: i128 = 100 * MIB as i128;
 
 /// What it remembers: when it looked last.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(in crate::plan) struct Proxmox {
     clock: Clock,
 }
@@ -35,7 +35,7 @@ impl Proxmox {
 }
 
 /// One VM, bytes; signed, for what is to be given may be less than nothing.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Seat {
     minimum: i128,
     maximum: i128,

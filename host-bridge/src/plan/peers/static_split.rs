@@ -4,7 +4,7 @@ use super::{Plan, plan_of, sum};
 use crate::plan::{HostView, VmView, fairness};
 
 /// The split.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(in crate::plan) struct StaticSplit {
     split_bytes: Vec<u64>,
 }
