@@ -20,6 +20,7 @@ use crate::observer::{Observation, Observer};
 use crate::sense::working_set::{Leisure, Sampler};
 use crate::sense::{SenseError, StallTrigger};
 use crate::status::{SessionStatus, Status, StatusSocket};
+use crate::supervisor::Supervisor;
 use crate::tune::control::{self, Asked};
 use crate::tune::{Tuner, inventory, journal::LockError};
 use std::collections::VecDeque;
@@ -110,7 +111,7 @@ struct Agent {
     looks: u64,
 }
 
-/// Senses the guest below `root`, tunes it by `tuner` and keeps the bridge informed, until `stop` returns.
+/// Senses the guest below `root`, tunes it by `tuner` and keeps the bridge and the `supervisor` informed, until `stop` returns.
 ///
 /// # Errors
 /// [`AgentError`] when the guest's memory cannot be read, or another agent runs. Once it runs, only `stop` ends it.
@@ -118,6 +119,7 @@ pub async fn run(
     config: Config,
     root: &Path,
     mut tuner: Tuner,
+    mut supervisor: Supervisor,
     stop: impl Future<Output = ()>,
 ) -> Result<(), AgentError> {
     let boot_ms = inventory::now_ms();
@@ -156,10 +158,12 @@ pub async fn run(
         link: link_status,
         looks: 0,
     };
+    supervisor.ready();
     tokio::select! {
-        () = agent.watch(&mut news, &mut requests, &mut helpers, status.as_ref()) => {}
+        () = agent.watch(&mut news, &mut requests, &mut helpers, status.as_ref(), &mut supervisor) => {}
         () = stop => {}
     }
+    supervisor.stopping();
     drop(control);
     helpers.stop();
     agent.tuner.stop(agent.boot_ms + agent.now_ms());
@@ -204,6 +208,7 @@ impl Agent {
         requests: &mut mpsc::Receiver<Asked>,
         helpers: &mut Helpers,
         status: Option<&StatusSocket>,
+        supervisor: &mut Supervisor,
     ) {
         loop {
             if helpers.yielder.works() {
@@ -216,7 +221,11 @@ impl Agent {
                 tokio::select! {
                     () = sleep_until(wake) => resting = false,
                     () = self.trigger.fired() => resting = false,
-                    Some(news) = news.recv() => resting = !self.hear(news, helpers),
+                    Some(news) = news.recv() => {
+                        self.report_standing(&news, supervisor);
+                        resting = !self.hear(news, helpers);
+                    }
+                    () = supervisor.watched() => {}
                     reply = helpers.yielder.reply() => {
                         self.observer.yields(self.now_ms());
                         self.answer(Some(reply));
@@ -287,6 +296,16 @@ impl Agent {
                 break;
             }
             self.unsaid.pop_front();
+        }
+    }
+
+    /// Tells the supervisor of a session that begins or ends.
+    fn report_standing(&self, news: &News, supervisor: &Supervisor) {
+        let bridge = &self.config.bridge;
+        match news {
+            News::Welcome(welcome) => supervisor.stands(&format!("VM {}, session with {bridge}", welcome.vm)),
+            News::Lost => supervisor.stands(&format!("no session with {bridge}; it is dialled again")),
+            _ => {}
         }
     }
 

@@ -5,6 +5,7 @@
 //! reads      pure        loop       session
 //!                          |
 //!                          +------> status: what `vmtide-agent status` shows
+//!                          +------> supervisor: tells systemd that it is ready and runs
 //!                          +------> tune: sets the guest's knobs, and sets them back
 //!                          +------> cooperate: frees memory when the bridge asks
 //! ```
@@ -22,6 +23,7 @@ pub mod observer;
 mod said;
 pub mod sense;
 pub mod status;
+pub mod supervisor;
 mod table;
 pub mod tune;
 mod watched;

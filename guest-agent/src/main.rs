@@ -24,6 +24,7 @@ use vmtide_agent::cooperate::Cpus;
 use vmtide_agent::link::LinkState;
 use vmtide_agent::observer::Observer;
 use vmtide_agent::status::{self, Status};
+use vmtide_agent::supervisor::Supervisor;
 use vmtide_agent::tune::{Tuner, inventory};
 use vmtide_agent::{agent, full_text, table};
 
@@ -177,7 +178,7 @@ fn run(config: Config, root: &Path) -> anyhow::Result<()> {
                 _ = interrupt.recv() => {}
             }
         };
-        Ok(agent::run(config, root, tuner, stop).await?)
+        Ok(agent::run(config, root, tuner, Supervisor::from_environment(), stop).await?)
     })
 }
 

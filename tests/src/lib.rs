@@ -27,6 +27,7 @@ pub mod fleet;
 pub mod footprint;
 pub mod guest;
 pub mod load;
+pub mod package;
 pub mod picture;
 pub mod prepare;
 pub mod suite;

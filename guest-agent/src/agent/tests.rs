@@ -44,7 +44,7 @@ fn run(bridge: &FakeBridge) -> Running {
 
 async fn start(config: Config, root: &Path, stop: impl Future<Output = ()>) -> Result<(), AgentError> {
     let tuner = Tuner::start(root, &config.tuning, inventory::now_ms())?;
-    super::run(config, root, tuner, stop).await
+    super::run(config, root, tuner, Supervisor::default(), stop).await
 }
 
 impl Running {

@@ -93,7 +93,7 @@ impl Lab {
 }
 
 /// `target/lab` of this workspace.
-fn cache_dir() -> PathBuf {
+pub(crate) fn cache_dir() -> PathBuf {
     workspace_dir().join("target/lab")
 }
 
@@ -111,18 +111,18 @@ fn die_with_the_lab() -> Result<()> {
     Ok(())
 }
 
-fn lock(path: &Path) -> Result<Flock<File>> {
+pub(crate) fn lock(path: &Path) -> Result<Flock<File>> {
     let file = File::create(path).with_context(|| format!("{}: cannot create", path.display()))?;
     Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| errno).context("cannot take the lab's lock")
 }
 
 /// Says on stderr what takes time or changes the machine.
-fn say(what: &str) {
+pub(crate) fn say(what: &str) {
     eprintln!("lab: {what}");
 }
 
 /// Runs a command to its end; its output appears only in the error.
-fn run(command: &mut Command) -> Result<String> {
+pub(crate) fn run(command: &mut Command) -> Result<String> {
     let output = command.output().with_context(|| format!("cannot start {}", command.get_program().display()))?;
     if !output.status.success() {
         bail!("{command:?}: {}\n{}", output.status, String::from_utf8_lossy(&output.stderr).trim_end());

@@ -21,13 +21,14 @@ struct Need {
     present: fn() -> bool,
 }
 
-const NEEDS: [Need; 6] = [
+const NEEDS: [Need; 7] = [
     Need { package: "qemu-system-x86", present: || qemu().is_some() },
     Need { package: "busybox-static", present: || busybox().is_some() },
     Need { package: "xz-utils", present: || in_path("xz").is_some() },
     Need { package: "util-linux", present: || in_path("setpriv").is_some() },
     Need { package: "gcc", present: || in_path("cc").is_some() },
     Need { package: "libc6-dev", present: || Path::new("/usr/lib/x86_64-linux-gnu/libc.a").exists() || !debian() },
+    Need { package: "systemd", present: || in_path("systemd-analyze").is_some() },
 ];
 
 /// Finds every tool; installs what is missing.
