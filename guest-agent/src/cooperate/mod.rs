@@ -16,7 +16,7 @@ mod onliner;
 mod yielder;
 mod yielding;
 
-pub use cpus::{Cpus, FOLDER as CPUS};
+pub use cpus::{CpuError, Cpus, FOLDER as CPUS};
 pub use onliner::Onliner;
 pub use yielder::{RECLAIM, Yielder};
 pub use yielding::{Next, Reading, Stop, Yield};
