@@ -18,6 +18,8 @@ fn vm(shares: u32, need_millicpus: u64) -> CpuView {
         online: Some(4),
         vcpus: Some(Vcpus { plugged: 4, possible: 4, removable: 3, is_removing: false }),
         is_ready: true,
+        least_online: 0,
+        most_online: u32::MAX,
     }
 }
 
@@ -166,6 +168,17 @@ fn who_cannot_be_asked_is_left_alone_and_keeps_its_weight() {
     assert_eq!(story.online()[..2], [4, 4]);
 }
 
+#[test]
+fn a_guest_that_refused_is_not_asked_for_as_much_again() {
+    let firm = CpuView { least_online: 3, most_online: 3, ..vm(1000, 10) };
+    let mut story = Story::of([firm, vm(1000, 4000)]);
+    story.passes(10);
+    assert_eq!(story.online()[0], 3);
+    story.host.cpus = 64;
+    story.wants(0, 4000).passes(60);
+    assert_eq!(story.online()[0], 3);
+}
+
 fn any_view() -> impl Strategy<Value = CpuView> {
     let limits = (1..=10_000_u32, 0..4000_u64, prop::option::of(1..8000_u64));
     let vcpus = (1..=8_u32, 0..=8_u32, 0..=8_u32, any::<bool>());
@@ -193,6 +206,8 @@ fn any_view() -> impl Strategy<Value = CpuView> {
                     is_removing,
                 }),
                 is_ready,
+                least_online: 0,
+                most_online: u32::MAX,
             }
         },
     )

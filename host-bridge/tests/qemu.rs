@@ -36,6 +36,10 @@ struct Manner {
     /// The guest gives no more than down to here.
     sticks_at: Option<u64>,
     targets: Vec<u64>,
+    /// The ids of the vCPUs in its slots; `None` for a machine without hotplug.
+    vcpus: Option<[Option<String>; 4]>,
+    /// The guest does not let go of a vCPU.
+    clings: bool,
 }
 
 #[derive(Clone)]
@@ -108,9 +112,84 @@ fn answer(manner: &mut Manner, request: &Value) -> Value {
             manner.actual = signed(manner.sticks_at.map_or(value, |at| value.max(at)));
             json!({})
         }
+        "query-hotpluggable-cpus" if manner.vcpus.is_some() => {
+            let slot = |(socket, id): (usize, &Option<String>)| {
+                let mut slot = json!({ "type": "cpu", "vcpus-count": 1, "props": { "socket-id": socket } });
+                if let Some(id) = id {
+                    slot["qom-path"] = format!("/machine/peripheral/{id}").into();
+                }
+                slot
+            };
+            manner.vcpus.as_ref().unwrap().iter().enumerate().map(slot).rev().collect()
+        }
+        "device_add" => {
+            let arguments = &request["arguments"];
+            let socket = usize::try_from(arguments["socket-id"].as_u64().unwrap()).unwrap();
+            manner.vcpus.as_mut().unwrap()[socket] = Some(arguments["id"].as_str().unwrap().to_owned());
+            json!({})
+        }
+        "device_del" if !manner.clings => {
+            let id = request["arguments"]["id"].as_str();
+            manner
+                .vcpus
+                .as_mut()
+                .unwrap()
+                .iter_mut()
+                .filter(|slot| slot.as_deref() == id)
+                .for_each(|slot| *slot = None);
+            json!({})
+        }
         _ => json!({}),
     };
     json!({ "return": returned })
+}
+
+fn vcpus(sighting: &Sighting) -> Option<(u32, u32, bool)> {
+    let Sighting::Vcpus(Some(vcpus)) = sighting else { return None };
+    Some((vcpus.plugged, vcpus.removable, vcpus.is_removing))
+}
+
+#[tokio::test]
+async fn vcpus_come_and_go_one_at_a_time_and_are_read_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let fake = FakeQemu::start(folder.path());
+    // The boot CPU, and one that somebody else plugged in.
+    fake.with(|manner| manner.vcpus = Some([Some("boot".into()), Some("theirs".into()), None, None]));
+    let (driver, mut sightings) = drive(&fake.path);
+    until(&mut sightings, |sighting| vcpus(sighting) == Some((2, 0, false))).await;
+    driver.set_vcpus(4);
+    until(&mut sightings, |sighting| vcpus(sighting) == Some((3, 1, false))).await;
+    driver.set_vcpus(4);
+    until(&mut sightings, |sighting| vcpus(sighting) == Some((4, 2, false))).await;
+    driver.set_vcpus(5);
+    let full = |sighting: &Sighting| matches!(sighting, Sighting::VcpusRefused(why) if why.contains("all 4 vCPUs"));
+    until(&mut sightings, full).await;
+
+    fake.with(|manner| manner.clings = true);
+    driver.set_vcpus(3);
+    until(&mut sightings, |sighting| vcpus(sighting) == Some((4, 2, true))).await;
+    // The guest lets go at last, and nobody has to ask again.
+    fake.with(|manner| manner.vcpus.as_mut().unwrap()[3] = None);
+    until(&mut sightings, |sighting| vcpus(sighting) == Some((3, 1, false))).await;
+
+    fake.with(|manner| manner.clings = false);
+    driver.set_vcpus(2);
+    until(&mut sightings, |sighting| vcpus(sighting) == Some((2, 0, false))).await;
+    driver.set_vcpus(1);
+    let theirs = |sighting: &Sighting| matches!(sighting, Sighting::VcpusRefused(why) if why.contains("by vmtide"));
+    until(&mut sightings, theirs).await;
+    assert_eq!(fake.with(|manner| manner.vcpus.clone()).unwrap()[1].as_deref(), Some("theirs"));
+}
+
+#[tokio::test]
+async fn a_machine_without_hotplug_says_so_and_its_memory_moves_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let fake = FakeQemu::start(folder.path());
+    let (driver, mut sightings) = drive(&fake.path);
+    until(&mut sightings, |sighting| matches!(sighting, Sighting::Vcpus(None))).await;
+    driver.set_vcpus(4);
+    driver.set_target(512 * MIB);
+    until(&mut sightings, |sighting| has(sighting, 512 * MIB)).await;
 }
 
 fn signed(bytes: u64) -> i64 {
@@ -124,13 +203,14 @@ fn drive(path: &Path) -> (Driver, Sightings) {
     (Driver::start::<Qemu>(0, path.to_owned(), sender), sightings)
 }
 
+/// The next that is not about vCPUs, which are read beside the rest, nor about who runs the VM.
 async fn next(sightings: &mut Sightings) -> Sighting {
-    timeout(Duration::from_secs(15), sightings.recv()).await.unwrap().unwrap().1
+    until(sightings, |sighting| !matches!(sighting, Sighting::Vcpus(_) | Sighting::Process(_))).await
 }
 
 async fn until(sightings: &mut Sightings, wanted: impl Fn(&Sighting) -> bool) -> Sighting {
     loop {
-        let sighting = next(sightings).await;
+        let sighting = timeout(Duration::from_secs(15), sightings.recv()).await.unwrap().unwrap().1;
         if wanted(&sighting) {
             return sighting;
         }

@@ -3,6 +3,7 @@
 use super::yields::Yields;
 use crate::guests::GuestSummary;
 use crate::performance::Indices;
+use crate::plan::cpu::{CpuVerdict, Vcpus};
 use crate::plan::{Demand, HostState, Verdict};
 use serde::{Deserialize, Serialize};
 use vmtide_protocol::bridge::Host;
@@ -94,10 +95,37 @@ pub struct Vm {
     /// Its performance index over the last minute.
     #[serde(default)]
     pub performance: Indices,
+    /// Its CPU time.
+    pub cpu: Cpu,
     /// What its agent said.
     pub agent: GuestSummary,
     /// What it was asked to yield, and how it kept its word.
     pub yields: Yields,
+}
+
+/// A VM's CPU time. Amounts are thousandths of a CPU.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Cpu {
+    /// Its weight in contention.
+    pub shares: u32,
+    /// The least that it can have when it wants it.
+    pub minimum_millicpus: u64,
+    /// The most that it gets; `None`: as much as it has vCPUs.
+    pub maximum_millicpus: Option<u64>,
+    /// What its guest would use if it never waited; `None` without a fresh report.
+    pub need_millicpus: Option<u64>,
+    /// What its process used of the host's CPUs in the last second, the VMM's threads included.
+    pub used_millicpus: Option<u64>,
+    /// vCPUs that its guest runs on.
+    pub online: Option<u32>,
+    /// Its vCPUs; `None` for a machine without hotplug.
+    pub vcpus: Option<Vcpus>,
+    /// The cgroup whose weight and quota are set; `None` where there is none for it alone.
+    pub group: Option<String>,
+    /// What the planner said last.
+    pub verdict: Option<CpuVerdict>,
+    /// That in a sentence.
+    pub standing: String,
 }
 
 /// How a VM's hypervisor stands.

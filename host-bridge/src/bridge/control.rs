@@ -45,6 +45,7 @@ impl Bridge {
             demand,
             verdict,
             performance: self.indices(number),
+            cpu: self.describe_cpu(number),
             agent: self.guests.summary(number, self.now.ms),
             yields: vm.asking.summary(self.now.ms),
         }

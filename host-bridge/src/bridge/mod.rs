@@ -12,10 +12,13 @@
 //! guest is in need or bytes were freed.
 //!
 //! When it stops, by intent or not, balloons stay where they are and agents go on: nobody is worse off than
-//! with the last plan. The next bridge reads everything back.
+//! with the last plan. The next bridge reads everything back. vCPUs that were taken offline come back with the session's
+//! end; cgroups get back what they had, after a crash from the next bridge.
 
 mod asking;
 mod control;
+mod cpu;
+mod groups;
 mod hints;
 mod optimize;
 mod performance;
@@ -29,12 +32,15 @@ mod yielding;
 pub use state::{Bridge, Effect, Now};
 
 use crate::api::server::{self, Server};
+use crate::cgroup;
 use crate::config::{Config, RecordConfig};
 use crate::guests::{Guests, ListenError};
 use crate::host::{Host, HostError};
 use crate::hypervisor::driver::Driver;
 use crate::hypervisor::qemu::Qemu;
 use crate::record::{self, Recorder};
+use groups::Groups;
+use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
@@ -93,6 +99,8 @@ pub async fn run(config: Config, mut host: Host) -> Result<(), Error> {
     let drivers: Vec<Driver> = config.vms.iter().enumerate().map(start).collect();
     tracing::info!(vms = drivers.len(), control = %config.control_socket.display(), "vmtide-bridge runs");
 
+    let folder = config.control_socket.parent().unwrap_or(Path::new("/"));
+    let mut groups = Groups::new(Path::new("/"), folder, config.vms.len());
     let mut tick = interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut last_plan = tokio::time::Instant::now();
@@ -100,7 +108,10 @@ pub async fn run(config: Config, mut host: Host) -> Result<(), Error> {
     loop {
         let replan = bridge.replan_after();
         tokio::select! {
-            Some((vm, sighting)) = from_drivers.recv() => bridge.at(clock.now()).on_sighting(vm, sighting),
+            Some((vm, sighting)) = from_drivers.recv() => {
+                groups.on_sighting(vm, &sighting);
+                bridge.at(clock.now()).on_sighting(vm, sighting);
+            }
             (vm, event) = from_guests.next() => bridge.at(clock.now()).on_guest(vm, &event),
             Some(call) = from_api.recv() => call(bridge.at(clock.now())),
             () = sleep_until(last_plan + replan.unwrap_or_default()), if replan.is_some() => {
@@ -124,6 +135,10 @@ pub async fn run(config: Config, mut host: Host) -> Result<(), Error> {
                     }
                 }
                 bridge.at(now).plan();
+                for (vm, found) in groups.find(now.ms) {
+                    bridge.on_group(vm, found);
+                }
+                bridge.on_cpu(cgroup::host_cpus(Path::new("/")).unwrap_or(0), &groups.used(now.ms));
                 last_plan = tokio::time::Instant::now();
             }
             _ = terminate.recv() => break,
@@ -137,6 +152,17 @@ pub async fn run(config: Config, mut host: Host) -> Result<(), Error> {
                 Effect::TellHost(host) => guests.set_host(host),
                 // One whose session has just ended does not answer, which is looked after.
                 Effect::Yield { vm, request } => _ = guests.request(vm, BridgeMessage::YieldMemory(request)),
+                Effect::SetCpuTime { vm, shares, quota_millicpus } => {
+                    if let Err(error) = groups.set(vm, shares, quota_millicpus) {
+                        bridge.on_group_refused(vm, &error.to_string());
+                    }
+                }
+                Effect::SetOnlineCpus { vm, request } => {
+                    if !guests.request(vm, BridgeMessage::SetOnlineCpus(request)) {
+                        bridge.on_request_unsent(vm);
+                    }
+                }
+                Effect::SetVcpus { vm, vcpus } => drivers[vm].set_vcpus(vcpus),
             }
         }
         for record in bridge.take_records() {
@@ -145,7 +171,8 @@ pub async fn run(config: Config, mut host: Host) -> Result<(), Error> {
             }
         }
     }
-    tracing::info!("stopping; balloons stay where they are");
+    tracing::info!("stopping; balloons stay where they are, cgroups get back what they had");
+    groups.restore();
     serving.abort();
     // Awaited so that its socket is unlinked before the process ends.
     let _ = serving.await;

@@ -1,6 +1,7 @@
 //! What the bridge knows and decides, without I/O: sightings, guests' words and time in, effects out.
 
 use super::asking::Asking;
+use super::cpu::CpuBoard;
 use super::optimize::Lease;
 use super::reaction::{Reactions, Waiting};
 use super::vm::{Hypervisor, Vm};
@@ -16,7 +17,7 @@ use crate::record::{Asked, Decision, Ended, Events, Outcome, Record, Tick};
 use std::collections::HashMap;
 use std::time::Duration;
 use vmtide_protocol::agent::EventKind;
-use vmtide_protocol::bridge::{Allocation, Host, YieldMemory};
+use vmtide_protocol::bridge::{Allocation, Host, SetOnlineCpus, YieldMemory};
 
 /// How soon after the last plan a guest in need is planned for.
 pub(super) const URGENT: Duration = Duration::from_millis(20);
@@ -54,6 +55,29 @@ pub enum Effect {
         /// The request.
         request: YieldMemory,
     },
+    /// Give the group of this VM this weight and this quota.
+    SetCpuTime {
+        /// The VM.
+        vm: usize,
+        /// Its weight.
+        shares: u32,
+        /// The most that it may use, thousandths of a CPU.
+        quota_millicpus: Option<u64>,
+    },
+    /// Ask the guest of this VM to run on other vCPUs.
+    SetOnlineCpus {
+        /// The VM.
+        vm: usize,
+        /// What is asked.
+        request: SetOnlineCpus,
+    },
+    /// Ask the hypervisor of this VM for one vCPU more or less.
+    SetVcpus {
+        /// The VM.
+        vm: usize,
+        /// How many there are to be.
+        vcpus: u32,
+    },
 }
 
 /// The time of an input: monotonic for the plan, since 1970 for people.
@@ -87,6 +111,7 @@ pub struct Bridge {
     pub(super) shortage: Shortage,
     /// What the guests know of it.
     pub(super) told: Host,
+    pub(super) cpu: CpuBoard,
     pub(super) effects: Vec<Effect>,
     pub(super) lease: Option<Lease>,
     pub(super) leases: u64,
@@ -116,6 +141,7 @@ impl Bridge {
             refused: 0,
             shortage: Shortage::default(),
             told: Host::default(),
+            cpu: CpuBoard::new(config.vms.len()),
             effects: Vec::new(),
             lease: None,
             leases: 0,
@@ -161,6 +187,10 @@ impl Bridge {
             Sighting::Attached(state) => self.on_attached(number, state),
             Sighting::State { state, accepted_bytes } => self.on_state(number, state, accepted_bytes),
             Sighting::Refused { target_bytes, error } => self.on_refused(number, target_bytes, &error),
+            // The shell's business: the process is needed for I/O only.
+            Sighting::Process(_) => {}
+            Sighting::Vcpus(vcpus) => self.on_vcpus(number, vcpus),
+            Sighting::VcpusRefused(why) => self.on_vcpus_refused(number, &why),
             Sighting::Absent(error) => self.on_absent(number, &error),
             Sighting::Unreachable(error) => self.on_unreachable(number, &error),
         }
@@ -267,6 +297,7 @@ impl Bridge {
         self.lose(number, Hypervisor::Absent { before, detail });
         if gone {
             self.guests.forget(number);
+            self.forget_cpu(number);
             self.effects.push(Effect::ForgetAllocation { vm: number });
             self.note(number, format!("it is gone: {freed} return to the pool"));
         }
@@ -311,9 +342,13 @@ impl Bridge {
         match event {
             GuestEvent::Connected(hello) => {
                 self.vms[number].asking.on_session();
+                self.on_cpu_session(number);
                 self.remember(number, format!("its agent {} reports, on Linux {}", hello.agent, hello.kernel));
             }
             GuestEvent::Demand { demand, urgent, .. } => {
+                if let Some(cpu) = &demand.cpu {
+                    self.on_online_report(number, cpu.signals.online_cpus);
+                }
                 let Some(memory) = &demand.memory else { return };
                 let vm = &mut self.vms[number];
                 vm.history = vm.history.after_demand(now_ms, memory.demand.need_bytes);
@@ -323,7 +358,11 @@ impl Bridge {
                     self.want_plan(URGENT);
                 }
             }
-            GuestEvent::Reply(reply) => self.on_reply(number, reply),
+            GuestEvent::Reply(reply) => {
+                if !self.on_online_reply(number, reply) {
+                    self.on_reply(number, reply);
+                }
+            }
             GuestEvent::Happened { event, message } => {
                 let what = if *event == EventKind::Tuning { "tuning in its guest" } else { "its guest says" };
                 self.remember(number, format!("{what}: {message}"));

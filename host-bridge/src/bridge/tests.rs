@@ -25,6 +25,7 @@ fn bridge_by(planner: Planner, capacity_mib: u64) -> Bridge {
     let vm = |name: &str, cid| VmConfig {
         name: name.to_owned(),
         limits,
+        cpu: crate::config::CpuConfig::default(),
         qmp: format!("/{name}").into(),
         address: Address::Cid(cid),
     };
@@ -430,6 +431,7 @@ fn hyper_v_goes_by_what_a_guest_has_committed() {
     assert_eq!(bridge.time(1_000).targets(), [(A, 420)]);
 }
 
+mod cpu;
 mod hints;
 mod optimize;
 mod performance;

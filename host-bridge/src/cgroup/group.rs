@@ -100,6 +100,19 @@ impl Group {
     }
 }
 
+impl Group {
+    /// Drops the notes about a group that is gone, as it is with its VM.
+    pub fn forget(&self) {
+        for setting in [&self.weight, &self.quota] {
+            if !setting.path.exists()
+                && let Err(error) = self.note.forget(&setting.path)
+            {
+                tracing::warn!(%error, "a note cannot be removed");
+            }
+        }
+    }
+}
+
 /// In microseconds of the default period; `None` for no quota. v1 has its period in another file: a quota with another
 /// than the default counts as if it had that.
 fn original_quota_us(text: &str) -> Option<u64> {

@@ -2,8 +2,8 @@
 
 use super::policy::{self, overlay, take_planner};
 use super::{
-    Address, Bytes, Config, DEFAULT_CONTROL_SOCKET, DEFAULT_SHARES, Error, MAXIMUM_BYTES, MAXIMUM_SHARES, RecordConfig,
-    VmConfig,
+    Address, Bytes, Config, CpuConfig, DEFAULT_CONTROL_SOCKET, DEFAULT_SHARES, Error, MAXIMUM_BYTES, MAXIMUM_SHARES,
+    Millicpus, RecordConfig, VmConfig,
 };
 use crate::plan::{Limits, MIB, Planner, Policy};
 use serde::Deserialize;
@@ -14,6 +14,9 @@ use vmtide_protocol::bridge::Intervals;
 
 /// The least minimum: no Linux guest of today lives in less.
 const LEAST_MINIMUM_BYTES: u64 = 32 * MIB;
+
+/// With less CPU time than this no guest answers.
+const LEAST_MAXIMUM_MILLICPUS: u64 = 100;
 
 /// Less history than this is not worth a segment.
 const LEAST_RECORD_BYTES: u64 = MIB;
@@ -64,9 +67,19 @@ struct Vm {
     reservation: Option<Bytes>,
     maximum: Bytes,
     shares: Option<u32>,
+    #[serde(default)]
+    cpu: Cpu,
     qmp: PathBuf,
     cid: Option<u32>,
     vsock: Option<PathBuf>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Cpu {
+    shares: Option<u32>,
+    minimum: Option<Millicpus>,
+    maximum: Option<Millicpus>,
 }
 
 pub(super) fn load(path: &Path) -> Result<Config, Error> {
@@ -207,7 +220,8 @@ fn check_vm(vm: Vm, path: &Path) -> Result<VmConfig, Error> {
         }
     };
     let qmp = absolute(vm.qmp.clone()).map_err(|message| wrong("qmp", message))?;
-    Ok(VmConfig { name: vm.name, limits, qmp, address })
+    let cpu = check_cpu(&vm.cpu).map_err(|(key, message)| wrong(key, message))?;
+    Ok(VmConfig { name: vm.name, limits, cpu, qmp, address })
 }
 
 /// Checks what an operator may set, in a file or through the control API.
@@ -236,6 +250,24 @@ pub(crate) fn check_limits(limits: &Limits) -> Result<(), (&'static str, String)
         return Err(("shares", format!("{shares} is out of range; allowed is 1 to {MAXIMUM_SHARES}")));
     }
     Ok(())
+}
+
+fn check_cpu(cpu: &Cpu) -> Result<CpuConfig, (&'static str, String)> {
+    let minimum = cpu.minimum.unwrap_or(Millicpus(0));
+    if let Some(maximum) = cpu.maximum
+        && (maximum.0 < minimum.0 || maximum.0 < LEAST_MAXIMUM_MILLICPUS)
+    {
+        let message = format!("{maximum} is less than the minimum of {minimum}, or than 0.1");
+        return Err(("cpu.maximum", message));
+    }
+    if let Some(shares) = cpu.shares.filter(|shares| !(1..=MAXIMUM_SHARES).contains(shares)) {
+        return Err(("cpu.shares", format!("{shares} is out of range; allowed is 1 to {MAXIMUM_SHARES}")));
+    }
+    Ok(CpuConfig {
+        shares: cpu.shares,
+        minimum_millicpus: minimum.0,
+        maximum_millicpus: cpu.maximum.map(|maximum| maximum.0),
+    })
 }
 
 fn claim(vm: &VmConfig, path: &Path, taken: &mut Taken) -> Result<(), Error> {
@@ -297,7 +329,7 @@ mod tests {
             ("bridge.toml", &format!("[host]\ncapacity = '8GiB'\nreserve = '1GiB'\n[[vm]]\n{VM}")),
             (
                 "conf.d/20-b.toml",
-                "[[vm]]\nname='b'\nminimum='64MiB'\nmaximum='1GiB'\nshares=2000\nqmp='/r'\nvsock='/v'\n",
+                "[[vm]]\nname='b'\nminimum='64MiB'\nmaximum='1GiB'\nshares=2000\nqmp='/r'\nvsock='/v'\ncpu = { shares = 7, maximum = 1.5 }\n",
             ),
             ("conf.d/10-host.toml", "[host]\nreserve = '2GiB'\n"),
             ("conf.d/notes.txt", "not TOML"),
@@ -308,6 +340,8 @@ mod tests {
         assert_eq!(names, ["a", "b"]);
         assert_eq!(config.vms[0].limits.shares, DEFAULT_SHARES);
         assert_eq!(config.vms[1].address, Address::Hybrid("/v".into()));
+        let limited = CpuConfig { shares: Some(7), minimum_millicpus: 0, maximum_millicpus: Some(1500) };
+        assert_eq!([config.vms[0].cpu, config.vms[1].cpu], [CpuConfig::default(), limited]);
     }
 
     #[test]
@@ -325,6 +359,14 @@ mod tests {
             (format!("[[vm]]\n{}", VM.replace("1GiB", "65TiB")), &["vm \"a\": maximum", "allowed is 64TiB"]),
             (format!("[[vm]]\n{}", VM.replace("maximum", "shares").replace("'1GiB'", "1")), &["line 1", "`maximum`"]),
             (format!("[[vm]]\n{VM}shares = 0\n"), &["vm \"a\": shares", "allowed is 1 to 1000000"]),
+            (format!("[[vm]]\n{VM}cpu.shares = 0\n"), &["vm \"a\": cpu.shares", "allowed is 1 to 1000000"]),
+            (format!("[[vm]]\n{VM}cpu.maximum = 0.05\n"), &["vm \"a\": cpu.maximum: 0.05 is less"]),
+            (
+                format!("[[vm]]\n{VM}cpu = {{ minimum = 2, maximum = '1500m' }}\n"),
+                &["1.5 is less than the minimum of 2"],
+            ),
+            (format!("[[vm]]\n{VM}cpu.minimum = -1\n"), &["line 7", "allowed is a number of CPUs"]),
+            (format!("[[vm]]\n{VM}cpu.weight = 1\n"), &["line 7", "unknown field `weight`"]),
             (format!("[[vm]]\n{VM}[[vm]]\n{VM}"), &["vm \"a\": name", "is taken already, in bridge.toml"]),
             (format!("[[vm]]\n{}", VM.replace("cid = 3", "cid = 2")), &["vm \"a\": cid", "reserved"]),
             (format!("[[vm]]\n{}", VM.replace("cid = 3\n", "")), &["vm \"a\": cid", "missing"]),

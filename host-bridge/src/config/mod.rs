@@ -4,12 +4,14 @@
 //! later file adds `[[vm]]` entries and overrides single keys of the other sections.
 
 mod bytes;
+mod cpus;
 mod file;
 mod policy;
 
 pub(crate) use file::check_limits;
 
 pub use bytes::Bytes;
+pub use cpus::Millicpus;
 pub use policy::assign;
 
 use crate::plan::{Limits, Planner, Policy};
@@ -122,10 +124,23 @@ pub struct VmConfig {
     pub name: String,
     /// What the operator set.
     pub limits: Limits,
+    /// The same for its CPU time.
+    pub cpu: CpuConfig,
     /// QEMU's monitor socket.
     pub qmp: PathBuf,
     /// How its agent reaches the bridge.
     pub address: Address,
+}
+
+/// What the operator set for a VM's CPU time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CpuConfig {
+    /// Its weight; `None`: as for memory.
+    pub shares: Option<u32>,
+    /// The least that it can have when it wants it, thousandths of a CPU.
+    pub minimum_millicpus: u64,
+    /// The most that it gets.
+    pub maximum_millicpus: Option<u64>,
 }
 
 /// How an agent reaches the bridge; it tells which VM that is.

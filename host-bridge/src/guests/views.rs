@@ -125,6 +125,12 @@ impl Views {
         }
     }
 
+    /// A guest's demand for CPU at `now_ms`; `None` without one, and when it expired.
+    pub fn cpu(&self, vm: VmIndex, now_ms: Millis) -> Option<&super::check::Cpu> {
+        let (at_ms, demand) = self.views[vm].last.as_ref()?;
+        demand.cpu.as_ref().filter(|_| now_ms.saturating_sub(*at_ms) < self.expiry_ms)
+    }
+
     /// What a guest's last report shows beside its demand. Committed are anonymous memory and swap in use.
     pub fn shown(&self, vm: VmIndex) -> plan::Shown {
         let last = self.views[vm].last.as_ref();
@@ -281,6 +287,34 @@ mod tests {
         assert!(views.can(0, "yield_memory") && !views.can(0, "trim_storage"));
         views.apply(0, 10, &GuestEvent::Disconnected { end: End::Closed, tally: Tally::default() });
         assert!(!views.can(0, "yield_memory"));
+    }
+
+    #[test]
+    fn a_demand_for_cpu_expires_and_only_a_guest_that_is_there_can() {
+        let mut views = views();
+        let hello = Hello {
+            protocol: 1,
+            agent: "0.1".into(),
+            kernel: "6.12".into(),
+            boot_id: "a".into(),
+            capabilities: vec!["set_online_cpus".into()],
+        };
+        views.apply(0, 0, &GuestEvent::Connected(hello));
+        let cpu = super::super::check::Cpu {
+            need_millicpus: 700,
+            floor_millicpus: 100,
+            urgency: Urgency::Normal,
+            reason: vmtide_protocol::demand::CpuReason::Steady,
+            signals: super::super::check::CpuSignals::default(),
+        };
+        let demand = Demand { cpu: Some(cpu), ..Demand::default() };
+        let report = GuestEvent::Demand { demand: Box::new(demand), urgent: false, tally: Tally::default() };
+        views.apply(0, 1_000, &report);
+        assert_eq!(views.cpu(0, 30_999).map(|cpu| cpu.need_millicpus), Some(700));
+        assert_eq!(views.cpu(0, 31_000), None);
+        assert!(views.can(0, "set_online_cpus") && !views.can(0, "fly"));
+        views.apply(0, 1_000, &GuestEvent::Disconnected { end: End::Closed, tally: Tally::default() });
+        assert!(!views.can(0, "set_online_cpus"));
     }
 
     #[test]

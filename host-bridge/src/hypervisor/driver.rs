@@ -2,7 +2,9 @@
 //!
 //! Targets in (the latest wins), [`Sighting`]s out. The task alone waits for its hypervisor.
 
+use super::plugging::{self, Plugging, Step};
 use super::{Error, Machine, MachineState, Notice, Process};
+use crate::plan::cpu::Vcpus;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until};
@@ -41,6 +43,12 @@ pub enum Sighting {
         /// Its words.
         error: Error,
     },
+    /// The connection's other end: who runs the VM. `None` where the kernel does not tell.
+    Process(Option<Process>),
+    /// Its vCPUs; `None` for a machine that has no hotplug.
+    Vcpus(Option<Vcpus>),
+    /// A vCPU was not plugged in or out.
+    VcpusRefused(String),
     /// There is no VM: its memory is free.
     Absent(Error),
     /// The VM may be there, yet cannot be talked to: its memory counts.
@@ -51,23 +59,30 @@ pub enum Sighting {
 #[derive(Debug)]
 pub struct Driver {
     target: watch::Sender<Option<u64>>,
+    vcpus: watch::Sender<Option<u32>>,
 }
 
 impl Driver {
     /// Starts the driver of VM number `vm` at `address`; it ends when the [`Driver`] or the receiver is dropped.
     pub fn start<M: Machine>(vm: usize, address: M::Address, sightings: mpsc::Sender<(usize, Sighting)>) -> Self {
         let (target, wish) = watch::channel(None);
+        let (vcpus, wanted_vcpus) = watch::channel(None);
         tokio::spawn(async move {
-            let mut task = Task::<M> { vm, address, wish, sightings };
+            let mut task = Task::<M> { vm, address, wish, wanted_vcpus, sightings };
             // Whoever held the other ends is gone, so nobody misses the reason.
             let _ = task.run().await;
         });
-        Self { target }
+        Self { target, vcpus }
     }
 
     /// Asks for `target_bytes` as soon as the hypervisor can take it; replaces what was asked for before.
     pub fn set_target(&self, target_bytes: u64) {
         self.target.send_replace(Some(target_bytes));
+    }
+
+    /// Asks for one vCPU more or less, so that there are `vcpus`; what came of it is read back.
+    pub fn set_vcpus(&self, vcpus: u32) {
+        self.vcpus.send_replace(Some(vcpus));
     }
 }
 
@@ -75,6 +90,7 @@ struct Task<M: Machine> {
     vm: usize,
     address: M::Address,
     wish: watch::Receiver<Option<u64>>,
+    wanted_vcpus: watch::Receiver<Option<u32>>,
     sightings: mpsc::Sender<(usize, Sighting)>,
 }
 
@@ -120,15 +136,22 @@ impl<M: Machine> Task<M> {
     async fn attend(&mut self, machine: &mut M) -> Result<Error, Done> {
         // A target from before this connection was meant for a state that may be gone.
         self.wish.borrow_and_update();
+        self.wanted_vcpus.borrow_and_update();
         let mut state = match machine.read().await {
             Ok(state) => state,
             Err(error) => return Ok(error),
         };
+        self.say(Sighting::Process(machine.process())).await?;
         self.say(Sighting::Attached(state)).await?;
+        let mut plugging = Plugging::default();
+        if let Err(error) = self.see_vcpus(machine, &mut plugging).await? {
+            return Ok(error);
+        }
         let mut pursuit: Option<Pursuit> = None;
         let mut accepted_bytes = None;
         loop {
-            let next_read = Instant::now() + pursuit.as_ref().map_or(RESTING_POLL, Pursuit::interval);
+            let resting = if plugging.is_removing() { plugging::POLL } else { RESTING_POLL };
+            let next_read = Instant::now() + pursuit.as_ref().map_or(resting, Pursuit::interval);
             let read = tokio::select! {
                 changed = self.wish.changed() => {
                     changed.map_err(|_| Done)?;
@@ -147,6 +170,14 @@ impl<M: Machine> Task<M> {
                         Err(error) => Err(error),
                     }
                 }
+                changed = self.wanted_vcpus.changed() => {
+                    changed.map_err(|_| Done)?;
+                    let wanted = *self.wanted_vcpus.borrow_and_update();
+                    match self.change_vcpus(machine, &mut plugging, wanted).await? {
+                        Ok(()) => continue,
+                        Err(error) => Err(error),
+                    }
+                }
                 notice = machine.notice() => match notice {
                     Ok(Notice::Allocation(bytes)) => Ok(Seen::Allocation(bytes)),
                     Ok(Notice::Changed) => machine.read().await.map(Seen::State),
@@ -159,7 +190,12 @@ impl<M: Machine> Task<M> {
             };
             match read {
                 Ok(Seen::Allocation(bytes)) => state.allocation_bytes = bytes.min(state.ram_bytes),
-                Ok(Seen::State(new)) => state = new,
+                Ok(Seen::State(new)) => {
+                    state = new;
+                    if let Err(error) = self.see_vcpus(machine, &mut plugging).await? {
+                        return Ok(error);
+                    }
+                }
                 Err(error) => return Ok(error),
             }
             if pursuit.as_ref().is_some_and(|pursuit| pursuit.is_over(state.allocation_bytes)) {
@@ -167,6 +203,46 @@ impl<M: Machine> Task<M> {
             }
             self.say(Sighting::State { state, accepted_bytes }).await?;
         }
+    }
+
+    /// Asks for one vCPU more or less, and reads back.
+    async fn change_vcpus(
+        &self,
+        machine: &mut M,
+        plugging: &mut Plugging,
+        wanted: Option<u32>,
+    ) -> Result<Result<(), Error>, Done> {
+        let asked = match wanted.and_then(|wanted| plugging.step(wanted)) {
+            None => return Ok(Ok(())),
+            Some(Step::Plug) => machine.plug_vcpu().await,
+            Some(Step::Unplug) => {
+                let asked = machine.unplug_vcpu().await;
+                if asked.is_ok() {
+                    plugging.removes(std::time::Instant::now());
+                }
+                asked
+            }
+        };
+        match asked {
+            Ok(()) => {}
+            Err(error @ Error::Refused { .. }) => self.say(Sighting::VcpusRefused(error.to_string())).await?,
+            Err(error) => return Ok(Err(error)),
+        }
+        self.see_vcpus(machine, plugging).await
+    }
+
+    /// Reads the vCPUs and tells what is there.
+    async fn see_vcpus(&self, machine: &mut M, plugging: &mut Plugging) -> Result<Result<(), Error>, Done> {
+        let vcpus = match machine.vcpus().await {
+            Ok(vcpus) => vcpus,
+            Err(error) => return Ok(Err(error)),
+        };
+        let (vcpus, given_up) = plugging.sees(vcpus, std::time::Instant::now());
+        if given_up {
+            let message = "its guest does not let go of a vCPU that it was asked for".to_owned();
+            self.say(Sighting::VcpusRefused(message)).await?;
+        }
+        self.say(Sighting::Vcpus(vcpus)).await.map(Ok)
     }
 
     async fn say(&self, sighting: Sighting) -> Result<(), Done> {

@@ -17,11 +17,13 @@
 //! What the VM has is never assumed from what was asked: it is read back.
 
 pub mod driver;
+mod plugging;
 mod process;
 pub mod qemu;
 
 pub use process::Process;
 
+use crate::plan::cpu::Vcpus;
 use std::future::Future;
 
 /// What a hypervisor says of a VM.
@@ -137,6 +139,24 @@ pub trait Machine: Send + Sized + 'static {
     /// # Errors
     /// Any [`Error`].
     fn set_target(&mut self, target_bytes: u64) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// The VM's vCPUs; `None` for a machine whose vCPUs are as they are.
+    ///
+    /// # Errors
+    /// Any [`Error`].
+    fn vcpus(&mut self) -> impl Future<Output = Result<Option<Vcpus>, Error>> + Send;
+
+    /// Plugs one vCPU in; the guest takes notice later.
+    ///
+    /// # Errors
+    /// Any [`Error`]; [`Error::Refused`] where the machine cannot, or has no place left.
+    fn plug_vcpu(&mut self) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// Asks the guest to let go of a vCPU that was plugged in before; it goes, or not, later.
+    ///
+    /// # Errors
+    /// Any [`Error`]; [`Error::Refused`] where none was plugged in.
+    fn unplug_vcpu(&mut self) -> impl Future<Output = Result<(), Error>> + Send;
 
     /// Waits for the hypervisor to report something. Cancel safe: nothing is lost when the future is dropped.
     ///

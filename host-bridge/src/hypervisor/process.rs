@@ -28,6 +28,19 @@ impl Process {
         status.rssshmem.max(status.rssanon).map(|kib| kib.saturating_mul(1024))
     }
 
+    /// Its number.
+    pub fn pid(self) -> i32 {
+        self.pid
+    }
+
+    /// CPU time that it used since it began, the VMM's threads and its vCPUs' together, milliseconds; `None` when the kernel
+    /// does not tell, or another process has its number.
+    pub fn cpu_ms(self) -> Option<u64> {
+        let stat = procfs::process::Process::new(self.pid).and_then(|process| process.stat()).ok()?;
+        let ticks = stat.utime.saturating_add(stat.stime);
+        (stat.starttime == self.started).then(|| ticks.saturating_mul(1000) / procfs::ticks_per_second())
+    }
+
     fn read(pid: i32) -> Result<Option<Self>, ProcError> {
         match procfs::process::Process::new(pid).and_then(|process| process.stat()) {
             // A zombie holds no memory.
@@ -49,7 +62,9 @@ mod tests {
         let process = Process::find(i32::try_from(child.id()).unwrap()).unwrap();
         assert!(process.is_alive());
         assert!(process.resident_bytes().is_some_and(|bytes| bytes < 1 << 30));
-        assert!(!Process { started: process.started + 1, ..process }.is_alive(), "another one with its pid");
+        assert!(process.cpu_ms().is_some_and(|ms| ms < 10_000));
+        let another = Process { started: process.started + 1, ..process };
+        assert!(!another.is_alive() && another.cpu_ms().is_none(), "another one with its pid");
         child.kill().unwrap();
         // Not reaped yet: a zombie.
         while process.is_alive() {

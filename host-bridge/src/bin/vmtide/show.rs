@@ -2,9 +2,9 @@
 
 use std::fmt::Write;
 use std::time::{Duration, SystemTime};
-use vmtide_bridge::api::types::{Status, Vm, VmState};
+use vmtide_bridge::api::types::{Cpu, Status, Vm, VmState};
 use vmtide_bridge::api::yields::Yields;
-use vmtide_bridge::config::Bytes;
+use vmtide_bridge::config::{Bytes, Millicpus};
 use vmtide_bridge::guests::GuestSummary;
 use vmtide_bridge::performance::{Index, Indices, PPM, Resource};
 use vmtide_bridge::plan::{Demand, HostState};
@@ -63,8 +63,8 @@ pub(crate) fn status(status: &Status) -> String {
 pub(crate) fn list(vms: &[Vm]) -> String {
     let width = vms.iter().map(|vm| vm.name.len()).max().unwrap_or(0).max(4);
     let mut text = format!(
-        "{:width$}  {:11}  {:>10}  {:>10}  {:>10}  {:>10}  {:>10}  {:>7}  {:>5}  DEMAND\n",
-        "NAME", "STATE", "ALLOCATION", "TARGET", "NEED", "MINIMUM", "MAXIMUM", "SHARES", "P"
+        "{:width$}  {:11}  {:>10}  {:>10}  {:>10}  {:>10}  {:>10}  {:>7}  {:>5}  {:>5}  {:>6}  DEMAND\n",
+        "NAME", "STATE", "ALLOCATION", "TARGET", "NEED", "MINIMUM", "MAXIMUM", "SHARES", "P", "VCPUS", "CPU"
     );
     for vm in vms {
         let (need, demand) = match vm.demand {
@@ -75,7 +75,7 @@ pub(crate) fn list(vms: &[Vm]) -> String {
         // Writing to a String does not fail.
         let _ = writeln!(
             text,
-            "{:width$}  {:11}  {:>10}  {:>10}  {need:>10}  {:>10}  {:>10}  {:>7}  {:>5}  {}",
+            "{:width$}  {:11}  {:>10}  {:>10}  {need:>10}  {:>10}  {:>10}  {:>7}  {:>5}  {:>5}  {:>6}  {}",
             vm.name,
             state(vm),
             Bytes(vm.allocation_bytes).to_string(),
@@ -84,6 +84,8 @@ pub(crate) fn list(vms: &[Vm]) -> String {
             Bytes(vm.maximum_bytes).to_string(),
             vm.shares,
             part(vm.performance.overall.map(|index| index.p_ppm)),
+            vcpus(&vm.cpu),
+            vm.cpu.need_millicpus.map_or("-".to_owned(), |need| Millicpus(need).to_string()),
             demand.to_lowercase(),
         );
     }
@@ -92,7 +94,7 @@ pub(crate) fn list(vms: &[Vm]) -> String {
 
 pub(crate) fn explain(vm: &Vm, decisions: &[Decision], events: &[Event]) -> String {
     let mut text = format!(
-        "{} is {}, has {} (asked for: {}), limits {}.\n{}\n{}\nP = R / T over the last minute: {}.\n{}",
+        "{} is {}, has {} (asked for: {}), limits {}.\n{}\n{}\n{}\nP = R / T over the last minute: {}.\n{}",
         vm.name,
         state(vm),
         Bytes(vm.allocation_bytes),
@@ -100,6 +102,7 @@ pub(crate) fn explain(vm: &Vm, decisions: &[Decision], events: &[Event]) -> Stri
         limit_words(vm),
         vm.detail.as_ref().unwrap_or(&vm.standing),
         agent(&vm.agent),
+        cpu(&vm.cpu),
         performance(&vm.performance),
         yields(&vm.yields),
     );
@@ -116,6 +119,35 @@ pub(crate) fn explain(vm: &Vm, decisions: &[Decision], events: &[Event]) -> Stri
     story.sort_by_key(|(at_unix_ms, _)| *at_unix_ms);
     text.extend(story.into_iter().map(|(_, told)| told));
     text
+}
+
+/// vCPUs that it runs on, of those that it has.
+fn vcpus(cpu: &Cpu) -> String {
+    let number = |number: Option<u32>| number.map_or("-".to_owned(), |number| number.to_string());
+    format!("{}/{}", number(cpu.online), number(cpu.vcpus.map(|vcpus| vcpus.plugged)))
+}
+
+fn cpu(cpu: &Cpu) -> String {
+    let mut text = format!("CPU: {} vCPUs", vcpus(cpu));
+    if let Some(most) = cpu.vcpus {
+        _ = write!(text, " of at most {}", most.possible);
+        if most.is_removing {
+            text.push_str(" (one is on its way out)");
+        }
+    }
+    _ = write!(text, ", {} shares", cpu.shares);
+    if cpu.minimum_millicpus > 0 {
+        _ = write!(text, ", at least {}", Millicpus(cpu.minimum_millicpus));
+    }
+    if let Some(maximum) = cpu.maximum_millicpus {
+        _ = write!(text, ", at most {}", Millicpus(maximum));
+    }
+    match cpu.verdict.and_then(|verdict| verdict.quota_millicpus) {
+        Some(quota) if cpu.group.is_some() => _ = write!(text, ", quota {}", Millicpus(quota)),
+        _ if cpu.group.is_none() => text.push_str(", no cgroup of its own"),
+        _ => {}
+    }
+    text + ". " + &cpu.standing
 }
 
 /// What its agent is and how it behaves. What a guest wrote is printable since its session took it in.

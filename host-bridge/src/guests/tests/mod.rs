@@ -26,7 +26,13 @@ const HELLO: &str =
 
 fn vm(name: &str, address: Address) -> VmConfig {
     let limits = Limits { minimum_bytes: 64 * MIB, reservation_bytes: 0, maximum_bytes: MAXIMUM, shares: 1000 };
-    VmConfig { name: name.to_owned(), limits, qmp: format!("/run/{name}.qmp").into(), address }
+    VmConfig {
+        name: name.to_owned(),
+        limits,
+        cpu: crate::config::CpuConfig::default(),
+        qmp: format!("/run/{name}.qmp").into(),
+        address,
+    }
 }
 
 fn report(kind: &str, need: &str) -> String {

@@ -1,9 +1,11 @@
-//! QEMU through its monitor: balloon target, what the guest has, the balloon's statistics.
+//! QEMU through its monitor: balloon target, what the guest has, the balloon's statistics, vCPU hotplug.
 
 pub mod qmp;
 mod statistics;
+mod vcpus;
 
 use super::{Error, Machine, MachineState, Notice, Process};
+use crate::plan::cpu::Vcpus;
 use qmp::Qmp;
 use serde_json::{Value, json};
 use std::path::PathBuf;
@@ -83,6 +85,18 @@ impl Machine for Qemu {
 
     async fn set_target(&mut self, target_bytes: u64) -> Result<(), Error> {
         self.qmp.execute("balloon", json!({ "value": target_bytes })).await.map(drop)
+    }
+
+    async fn vcpus(&mut self) -> Result<Option<Vcpus>, Error> {
+        vcpus::read(&mut self.qmp).await
+    }
+
+    async fn plug_vcpu(&mut self) -> Result<(), Error> {
+        vcpus::plug(&mut self.qmp).await
+    }
+
+    async fn unplug_vcpu(&mut self) -> Result<(), Error> {
+        vcpus::unplug(&mut self.qmp).await
     }
 
     async fn notice(&mut self) -> Result<Notice, Error> {

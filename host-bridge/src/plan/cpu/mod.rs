@@ -65,8 +65,12 @@ pub struct CpuView {
     pub online: Option<u32>,
     /// Its vCPUs as the hypervisor has them; `None` where it does not say.
     pub vcpus: Option<Vcpus>,
-    /// Whether its levers may be moved: it runs, nobody paused it, nothing is under way.
+    /// Whether its vCPUs may be changed: it runs, nobody paused it, nothing is under way.
     pub is_ready: bool,
+    /// Fewer vCPUs online than this its guest refused lately; 0 if it did not.
+    pub least_online: u32,
+    /// More than this it refused; `u32::MAX` if it did not.
+    pub most_online: u32,
 }
 
 /// A guest's demand for CPU, held to what is possible.
@@ -121,8 +125,8 @@ pub enum CpuRule {
         /// When the block ends.
         until_ms: Millis,
     },
-    /// Nothing can be asked of it now.
-    Unreachable,
+    /// Its vCPUs cannot be changed now: a change is under way, or it is stopped, paused or does not answer.
+    NotNow,
 }
 
 /// What the planner says of one VM.

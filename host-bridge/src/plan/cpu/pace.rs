@@ -158,12 +158,13 @@ impl Seat {
         let plugged = view.vcpus.map_or(online, |vcpus| vcpus.plugged.max(online));
         // A little above the boundary is not below it.
         let spare = u64::from(online.saturating_sub(1)) * (CPU - DEAD_BAND_PERMILLE);
-        let is_below = case.goal < online && (case.is_saturated() || case.wanted <= spare);
-        let above = lasts(&mut self.above_since, now_ms, case.goal > online);
+        let goal = case.goal.max(view.least_online);
+        let is_below = goal < online && (case.is_saturated() || case.wanted <= spare);
+        let above = lasts(&mut self.above_since, now_ms, case.goal > online && view.most_online > online);
         let below = lasts(&mut self.below_since, now_ms, is_contended && is_below);
         let unused = lasts(&mut self.unplugged_since, now_ms, case.goal.max(online) < plugged);
         if !view.is_ready {
-            return (None, None, Some(CpuRule::Unreachable));
+            return (None, None, Some(CpuRule::NotNow));
         }
         if let Some(lasted) = below {
             let (needed, rule) = if case.is_saturated() {
@@ -179,7 +180,7 @@ impl Seat {
                 return (None, None, Some(CpuRule::DirectionBlocked { until_ms }));
             }
             self.lowered_ms = Some(now_ms);
-            return (Some(case.goal), None, Some(rule));
+            return (Some(goal), None, Some(rule));
         }
         if let Some(lasted) = above {
             let is_pressed = demand.urgency >= Urgency::Pressed;
@@ -190,7 +191,7 @@ impl Seat {
             if online < plugged && lasted >= policy.cpu_grow_after_ms {
                 self.grown_ms = Some(now_ms);
                 self.is_regretted = blocked(self.lowered_ms, now_ms, policy.calm_block_ms).is_some();
-                return (Some(case.goal.min(plugged)), None, Some(CpuRule::Grow));
+                return (Some(case.goal.min(plugged).min(view.most_online)), None, Some(CpuRule::Grow));
             }
             let may_plug = view.vcpus.is_some_and(|vcpus| plugged < vcpus.possible && !vcpus.is_removing);
             if online == plugged && may_plug && lasted >= policy.cpu_plug_after_ms {

@@ -1,0 +1,229 @@
+//! What the bridge knows of its VMs' CPU time, and does about it: readings in, effects out. No I/O.
+//!
+//! ```text
+//! host's CPUs, use of each VM's process --+
+//! vCPUs (hypervisor) ---------------------+--> plan each tick --> weight and quota of its group
+//! demand, online (guest) -----------------+                       online vCPUs (the guest's agent)
+//! what came of a request <----------------+---------------------- hotplug (hypervisor)
+//! ```
+//!
+//! A lever that is not there is said once, and the others go on.
+
+mod seat;
+mod words;
+
+pub(super) use seat::CpuSeat;
+
+use super::state::{Bridge, Effect};
+use super::vm::Hypervisor;
+use crate::api::types;
+use crate::guests::Reply;
+use crate::plan::Millis;
+use crate::plan::cpu::{CpuDemand, CpuHost, CpuLimits, CpuPlanner, CpuView, Vcpus};
+use vmtide_protocol::bridge::SetOnlineCpus;
+
+/// The request that a guest's agent has to know.
+const SET_ONLINE: &str = "set_online_cpus";
+/// How long a guest has for it: a CPU goes offline within milliseconds, unless the guest gets no CPU time itself.
+const DEADLINE_MS: u64 = 3_000;
+/// An answer that is later than this is none.
+const LOST_MS: Millis = DEADLINE_MS + 2_000;
+
+/// All VMs' CPU time.
+#[derive(Debug)]
+pub(super) struct CpuBoard {
+    planner: CpuPlanner,
+    host_cpus: u32,
+    pub(super) is_contended: bool,
+    pub(super) seats: Vec<CpuSeat>,
+    last_id: u64,
+}
+
+impl CpuBoard {
+    pub(super) fn new(vms: usize) -> Self {
+        Self {
+            planner: CpuPlanner::default(),
+            host_cpus: 0,
+            is_contended: false,
+            seats: (0..vms).map(|_| CpuSeat::default()).collect(),
+            // Requests for memory have the numbers below: a reply names nothing but its number.
+            last_id: 1 << 32,
+        }
+    }
+}
+
+impl Bridge {
+    /// Takes in how many CPUs the host has online and what each VM's process used of them lately, and plans.
+    pub fn on_cpu(&mut self, host_cpus: u32, used_millicpus: &[Option<u64>]) {
+        self.cpu.host_cpus = host_cpus;
+        for (seat, used) in self.cpu.seats.iter_mut().zip(used_millicpus) {
+            seat.used_millicpus = *used;
+        }
+        self.plan_cpu();
+    }
+
+    /// Takes in where a VM's group is, or why there is none to set.
+    pub fn on_group(&mut self, number: usize, found: Result<String, String>) {
+        let seat = &mut self.cpu.seats[number];
+        // What another bridge or nobody set: all of it is set anew.
+        seat.set = None;
+        match found {
+            Ok(path) => {
+                seat.group = Some(path.clone());
+                self.say(number, format!("CPU: its cgroup is {path}"));
+            }
+            Err(why) => {
+                seat.group = None;
+                self.say(number, format!("CPU: no weight and no quota: {why}"));
+            }
+        }
+    }
+
+    /// Takes in that a VM's group did not take a value.
+    pub fn on_group_refused(&mut self, number: usize, why: &str) {
+        self.say(number, format!("CPU: {why}"));
+    }
+
+    /// Takes in that a request could not be sent.
+    pub fn on_request_unsent(&mut self, number: usize) {
+        self.cpu.seats[number].asked = None;
+    }
+
+    pub(super) fn on_vcpus(&mut self, number: usize, vcpus: Option<Vcpus>) {
+        let seat = &mut self.cpu.seats[number];
+        let before = std::mem::replace(&mut seat.vcpus, vcpus);
+        seat.is_plugging = false;
+        if let (Some(before), Some(now)) = (before, vcpus)
+            && before.plugged != now.plugged
+        {
+            self.note(number, format!("CPU: it has {} vCPUs, before {}", now.plugged, before.plugged));
+        }
+    }
+
+    pub(super) fn on_vcpus_refused(&mut self, number: usize, why: &str) {
+        self.cpu.seats[number].refuses_plugging(self.now.ms);
+        self.say(number, format!("CPU: {why}"));
+    }
+
+    /// A session began: maybe of another boot, and whatever was asked of the one before has no answer.
+    pub(super) fn on_cpu_session(&mut self, number: usize) {
+        let seat = &mut self.cpu.seats[number];
+        (seat.online, seat.asked) = (None, None);
+    }
+
+    pub(super) fn on_online_report(&mut self, number: usize, online_cpus: u64) {
+        self.cpu.seats[number].online = u32::try_from(online_cpus).ok().filter(|online| *online > 0);
+    }
+
+    /// Whether the reply was to one of our requests.
+    pub(super) fn on_online_reply(&mut self, number: usize, reply: &Reply) -> bool {
+        let Some(told) = self.cpu.seats[number].answers(self.now.ms, reply) else { return false };
+        match told {
+            Ok(message) => self.note(number, message),
+            Err(message) => self.say(number, message),
+        }
+        true
+    }
+
+    /// The VM is gone.
+    pub(super) fn forget_cpu(&mut self, number: usize) {
+        self.cpu.seats[number] = CpuSeat::default();
+    }
+
+    fn plan_cpu(&mut self) {
+        if self.paused || self.cpu.host_cpus == 0 {
+            return;
+        }
+        let now_ms = self.now.ms;
+        for number in 0..self.vms.len() {
+            if self.cpu.seats[number].gives_up(now_ms, LOST_MS) {
+                self.say(number, "CPU: its guest did not answer a request for other CPUs".to_owned());
+            }
+        }
+        let host = CpuHost { cpus: self.cpu.host_cpus, is_short: self.shortage.cpu().is_short() };
+        let views: Vec<CpuView> = (0..self.vms.len()).map(|number| self.cpu_view(number)).collect();
+        let plan = self.cpu.planner.plan(now_ms, host, &views, &self.policy);
+        self.cpu.is_contended = plan.is_contended;
+        for (number, verdict) in plan.verdicts.into_iter().enumerate() {
+            let is_attached = matches!(self.vms[number].hypervisor, Hypervisor::Attached(_));
+            let seat = &mut self.cpu.seats[number];
+            seat.verdict = is_attached.then_some(verdict);
+            if !is_attached || self.vms[number].paused {
+                continue;
+            }
+            let wanted = (verdict.weight_shares, verdict.quota_millicpus);
+            if seat.group.is_some() && seat.set != Some(wanted) {
+                let before = seat.set.replace(wanted);
+                self.effects.push(Effect::SetCpuTime { vm: number, shares: wanted.0, quota_millicpus: wanted.1 });
+                self.note(number, words::cpu_time(wanted, before));
+            }
+            if let Some(cpus) = verdict.online {
+                self.cpu.last_id += 1;
+                let request = SetOnlineCpus { id: self.cpu.last_id, cpus, deadline_ms: DEADLINE_MS };
+                let seat = &mut self.cpu.seats[number];
+                let why = words::why(&verdict, seat.online, &views[number]);
+                seat.asks(now_ms, request, why);
+                self.effects.push(Effect::SetOnlineCpus { vm: number, request });
+            }
+            if let Some(vcpus) = verdict.plugged {
+                self.cpu.seats[number].is_plugging = true;
+                self.effects.push(Effect::SetVcpus { vm: number, vcpus });
+                let why = words::why(&verdict, self.cpu.seats[number].online, &views[number]);
+                self.note(number, format!("CPU: asked for {vcpus} vCPUs: {why}"));
+            }
+        }
+    }
+
+    fn cpu_limits(&self, number: usize) -> CpuLimits {
+        let config = self.vms[number].config.cpu;
+        CpuLimits {
+            shares: config.shares.unwrap_or(self.vms[number].config.limits.shares),
+            minimum_millicpus: config.minimum_millicpus,
+            maximum_millicpus: config.maximum_millicpus,
+        }
+    }
+
+    fn cpu_view(&self, number: usize) -> CpuView {
+        let (vm, seat) = (&self.vms[number], &self.cpu.seats[number]);
+        let is_there = matches!(&vm.hypervisor, Hypervisor::Attached(state) if state.running);
+        let demand = self.guests.cpu(number, self.now.ms).filter(|_| is_there);
+        let demand = demand.map(|cpu| CpuDemand { need_millicpus: cpu.need_millicpus, urgency: cpu.urgency });
+        let (least_online, most_online) = seat.bounds(self.now.ms);
+        CpuView {
+            limits: self.cpu_limits(number),
+            demand,
+            // Without a VM nothing is wanted.
+            used_millicpus: if is_there { seat.used_millicpus } else { Some(0) },
+            online: seat.online.filter(|_| self.guests.can(number, SET_ONLINE)),
+            vcpus: seat.vcpus_at(self.now.ms),
+            is_ready: is_there && !vm.paused && seat.asked.is_none() && !seat.is_plugging,
+            least_online,
+            most_online,
+        }
+    }
+
+    /// What an operator sees of it.
+    pub(super) fn describe_cpu(&self, number: usize) -> types::Cpu {
+        let (seat, limits) = (&self.cpu.seats[number], self.cpu_limits(number));
+        let view = self.cpu_view(number);
+        types::Cpu {
+            shares: limits.shares,
+            minimum_millicpus: limits.minimum_millicpus,
+            maximum_millicpus: limits.maximum_millicpus,
+            need_millicpus: view.demand.map(|demand| demand.need_millicpus),
+            used_millicpus: seat.used_millicpus,
+            online: seat.online,
+            vcpus: seat.vcpus,
+            group: seat.group.clone(),
+            verdict: seat.verdict,
+            standing: words::standing(&view, seat.verdict.as_ref(), self.cpu.is_contended),
+        }
+    }
+
+    /// An event and a line in the log, unless it was said about this VM before.
+    fn say(&mut self, number: usize, message: String) {
+        if self.cpu.seats[number].says(&message) {
+            self.note(number, message);
+        }
+    }
+}
