@@ -19,9 +19,10 @@
 //! - [`guest`]: the program inside the guest that carries out those commands.
 //! - [`load`]: the workload inside the guest (`vmtide-load`).
 //! - [`fleet`]: several VMs on one budget, with the real bridge and agents.
-//! - [`demo`], [`picture`], [`footprint`], [`tuning`], [`compare`], [`suite`]: the commands of `cargo lab`.
+//! - [`demo`], [`picture`], [`footprint`], [`tuning`], [`cpu`], [`compare`], [`suite`]: the commands of `cargo lab`.
 
 pub mod compare;
+pub mod cpu;
 pub mod demo;
 pub mod fleet;
 pub mod footprint;

@@ -7,7 +7,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 use vmtide_bridge::plan::Planner;
-use vmtide_lab::{Kernel, Lab, compare, demo, footprint, picture, suite, tuning};
+use vmtide_lab::{Kernel, Lab, compare, cpu, demo, footprint, picture, suite, tuning};
 
 /// Boots real microVMs and lets vmtide work on them
 #[derive(Debug, Parser)]
@@ -85,6 +85,8 @@ enum Scenario {
     Tuned,
     /// What a guest needs beyond its working set, with tuning and without
     Overhead,
+    /// CPU time by shares, idle vCPUs given back, hotplug
+    Cpu,
 }
 
 fn main() -> ExitCode {
@@ -129,6 +131,7 @@ fn dispatch(command: Command) -> Result<ExitCode> {
                 Scenario::Footprint => show(json, &until_interrupted(footprint::measure(lab, kernel))?)?,
                 Scenario::Tuned => show(json, &until_interrupted(tuning::tuned::measure(lab, kernel))?)?,
                 Scenario::Overhead => show(json, &until_interrupted(tuning::overhead::measure(lab, kernel))?)?,
+                Scenario::Cpu => show(json, &until_interrupted(cpu::measure(lab, kernel))?)?,
                 Scenario::Tuning => {
                     let measured = until_interrupted(tuning::measure(lab, kernel))?;
                     show(json, &measured)?;

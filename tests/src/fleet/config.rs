@@ -23,6 +23,7 @@ pub struct Member {
     pub(super) vm: VmConfig,
     minimum_bytes: u64,
     shares: u32,
+    cpu_shares: Option<u32>,
 }
 
 impl FleetConfig {
@@ -80,6 +81,9 @@ impl FleetConfig {
                 vm.bridge_qmp().display(),
                 vm.vsock().display(),
             );
+            if let Some(shares) = member.cpu_shares {
+                let _ = writeln!(toml, "cpu.shares = {shares}");
+            }
         }
         toml
     }
@@ -90,6 +94,13 @@ impl Member {
     #[must_use]
     pub fn shares(mut self, shares: u32) -> Self {
         self.shares = shares;
+        self
+    }
+
+    /// Sets its shares of CPU time.
+    #[must_use]
+    pub fn cpu_shares(mut self, shares: u32) -> Self {
+        self.cpu_shares = Some(shares);
         self
     }
 
@@ -104,6 +115,6 @@ impl Member {
 impl From<VmConfig> for Member {
     /// A member with a minimum of 128 MiB and the default shares.
     fn from(vm: VmConfig) -> Self {
-        Self { vm, minimum_bytes: 128 * MIB, shares: 1000 }
+        Self { vm, minimum_bytes: 128 * MIB, shares: 1000, cpu_shares: None }
     }
 }

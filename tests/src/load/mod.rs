@@ -13,6 +13,7 @@
 
 mod pace;
 mod phase;
+mod spin;
 mod working_set;
 
 use std::{
@@ -110,6 +111,12 @@ pub fn run(settings: &Settings, out: &mut impl Write) -> io::Result<()> {
         // Made anew for each phase: the last one's anonymous memory goes back to the guest here.
         let mut set = WorkingSet::new(phase, device.as_ref());
         ends += phase.duration;
+        if phase.cpu_threads > 0 {
+            let earlier = ops;
+            let report = |done| report(earlier + done, &phase.text, 0, false);
+            ops += spin::spin(phase.cpu_threads, started + ends, settings.report, report)?;
+            continue;
+        }
         let phase_started = Instant::now();
         let mut pacer = Pacer::new(settings.pace);
         let mut next_report = Duration::ZERO;
@@ -206,6 +213,27 @@ mod tests {
         assert!((200..=400).contains(&last.ops), "{last:?}");
         assert_eq!(first_of_second.ops, last.ops, "no operation before the data is there");
         assert!((800..1200).contains(&last.t_ms), "{last:?}");
+    }
+
+    #[test]
+    fn threads_that_only_take_cpu_time_count_their_work_until_the_phase_ends() {
+        let settings = Settings {
+            phases: parse_phases("cpu=2:300ms,idle:200ms").unwrap(),
+            device: "/dev/null".into(),
+            seed: 1,
+            pace: Pace::Think(Duration::ZERO),
+            fill_bytes_per_s: 1,
+            report: Duration::from_millis(50),
+        };
+        let mut out = Vec::new();
+        run(&settings, &mut out).unwrap();
+        let lines: Vec<Progress> =
+            String::from_utf8(out).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let busy = lines.iter().filter(|line| line.phase == "cpu=2:300ms");
+        let idle = lines.iter().find(|line| line.phase == "idle:200ms").unwrap();
+        let counts: Vec<u64> = busy.map(|line| line.ops).collect();
+        assert!(counts.len() >= 3 && counts.is_sorted() && counts[0] < idle.ops, "{counts:?} {idle:?}");
+        assert_eq!(lines.last().unwrap().ops, idle.ops, "nothing is done after the end");
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! The phases of a workload and how they are written: `idle:30s`, `anon=400M:40s`, `anon=100M+file=200M:500ms`,
-//! `anon=300M/100M:60s` (300M are held, 100M of them are worked on), `write=200M:30s`.
+//! `anon=300M/100M:60s` (300M are held, 100M of them are worked on), `write=200M:30s`, `cpu=4:60s` (four threads).
 
 use std::time::Duration;
+
+const MOST_THREADS: u64 = 256;
 
 /// One phase.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,6 +18,8 @@ pub struct Phase {
     pub file_bytes: u64,
     /// The part of the device that is written.
     pub write_bytes: u64,
+    /// Threads that only take CPU time; then there is nothing else.
+    pub cpu_threads: u64,
     /// How long it lasts.
     pub duration: Duration,
 }
@@ -23,7 +27,7 @@ pub struct Phase {
 impl Phase {
     /// Whether the phase only waits.
     pub fn is_idle(&self) -> bool {
-        self.anon_bytes == 0 && self.file_bytes == 0 && self.write_bytes == 0
+        self.anon_bytes == 0 && self.file_bytes == 0 && self.write_bytes == 0 && self.cpu_threads == 0
     }
 }
 
@@ -38,15 +42,27 @@ pub fn parse_phases(text: &str) -> Result<Vec<Phase>, String> {
 fn parse_phase(text: &str) -> Result<Phase, String> {
     let wrong = |why: &str| {
         format!(
-            "`{text}`: {why}; a phase is idle:30s, anon=400M:40s, anon=400M/100M:40s, file=200M:30s, write=200M:30s or \
+            "`{text}`: {why}; a phase is idle:30s, anon=400M:40s, anon=400M/100M:40s, file=200M:30s, write=200M:30s, cpu=4:30s or \
                  several with a +, such as anon=1M+file=2M:5s"
         )
     };
     let (work, duration) = text.split_once(':').ok_or_else(|| wrong("no duration"))?;
     let duration = parse_duration(duration).ok_or_else(|| wrong("the duration is a number with s or ms"))?;
-    let mut phase =
-        Phase { text: text.to_owned(), anon_bytes: 0, hot_bytes: 0, file_bytes: 0, write_bytes: 0, duration };
+    let mut phase = Phase {
+        text: text.to_owned(),
+        anon_bytes: 0,
+        hot_bytes: 0,
+        file_bytes: 0,
+        write_bytes: 0,
+        cpu_threads: 0,
+        duration,
+    };
     if work == "idle" {
+        return Ok(phase);
+    }
+    if let Some(threads) = work.strip_prefix("cpu=") {
+        let threads = threads.parse().ok().filter(|threads| (1..=MOST_THREADS).contains(threads));
+        phase.cpu_threads = threads.ok_or_else(|| wrong("cpu has 1 to 256 threads and nothing beside it"))?;
         return Ok(phase);
     }
     for part in work.split('+') {
@@ -118,6 +134,9 @@ mod tests {
             "anon=99999999999G:1s",
             "anon=1M/2M:1s",
             "file=2M/1M:1s",
+            "cpu=0:1s",
+            "cpu=257:1s",
+            "cpu=2+anon=1M:1s",
         ] {
             let error = parse_phases(wrong).unwrap_err();
             assert!(error.starts_with(&format!("`{wrong}`")), "{error}");

@@ -14,6 +14,7 @@ pub struct VmConfig {
     pub(super) kernel: Kernel,
     pub(super) memory_bytes: u64,
     pub(super) vcpus: u32,
+    vcpu_slots: u32,
     pub(super) deflate_on_oom: bool,
     pub(super) disk_bytes: Option<u64>,
     pub(super) swap_bytes: Option<u64>,
@@ -28,6 +29,7 @@ impl VmConfig {
             kernel,
             memory_bytes: 768 * MIB,
             vcpus: 1,
+            vcpu_slots: 0,
             deflate_on_oom: true,
             disk_bytes: None,
             swap_bytes: None,
@@ -46,6 +48,13 @@ impl VmConfig {
     #[must_use]
     pub fn vcpus(mut self, vcpus: u32) -> Self {
         self.vcpus = vcpus;
+        self
+    }
+
+    /// Places for so many vCPUs in all; those that are not there at boot can be plugged in.
+    #[must_use]
+    pub fn vcpu_slots(mut self, slots: u32) -> Self {
+        self.vcpu_slots = slots;
         self
     }
 
@@ -94,7 +103,7 @@ impl VmConfig {
         push("-machine", "q35,memory-backend=ram".into());
         push("-object", format!("memory-backend-memfd,id=ram,size={mib}M,share=on"));
         push("-m", format!("{mib}M"));
-        push("-smp", self.vcpus.to_string());
+        push("-smp", format!("{},maxcpus={}", self.vcpus, self.vcpu_slots.max(self.vcpus)));
         push("-serial", format!("file:{}", at("serial.log")));
         push("-chardev", format!("socket,id=vsock,path={}", at("vhost.sock")));
         push("-device", "vhost-user-vsock-pci,chardev=vsock".into());

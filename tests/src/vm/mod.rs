@@ -209,6 +209,11 @@ impl Vm {
         self.qmp.execute("qom-set", value).await.map(drop)
     }
 
+    /// QEMU's process id.
+    pub fn pid(&self) -> u32 {
+        self.qemu.id()
+    }
+
     /// CPU time that QEMU has used.
     ///
     /// # Errors
