@@ -539,3 +539,19 @@ fn optimize_names_what_is_allowed() {
         assert!(output.status.code() == Some(status) && error.contains(part), "{arguments:?}: {error}");
     }
 }
+
+#[test]
+fn the_host_is_shown_without_a_bridge() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = |arguments: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_vmtide")).arg("host").args(arguments).output().unwrap();
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        text(&output.stdout)
+    };
+    let path = folder.path().to_str().unwrap();
+    let report: Value = serde_json::from_str(&run(&["--json", "--path", path])).unwrap();
+    assert!(report["window_ms"].as_u64().unwrap() >= 1_000 && report["absent"].is_array(), "{report}");
+    assert!(report["memory"]["total_bytes"].as_u64().unwrap() > 0 && report["cpu"]["cpus"].as_u64().unwrap() > 0);
+    assert!(report["storage"].to_string().contains(path), "{report}");
+    assert!(run(&[]).starts_with("CPU         "));
+}

@@ -14,7 +14,7 @@ pub(super) struct Cpu {
 
 /// Since boot, over all CPUs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Ticks {
+pub(super) struct Ticks {
     all: u64,
     unused: u64,
     steal: u64,
@@ -53,26 +53,31 @@ impl Cpu {
             self.last = Some((now_ms, now));
             return;
         };
-        let all = now.all.saturating_sub(last.all);
-        if now_ms.saturating_sub(last_ms) < SHORTEST_WINDOW_MS || all == 0 {
+        if now_ms.saturating_sub(last_ms) < SHORTEST_WINDOW_MS {
             return;
         }
-        // A counter of one CPU may fall a little, as that of iowait does.
-        let share = |before: u64, after: u64| {
-            let part = u128::from(after.saturating_sub(before)) * 1000 / u128::from(all);
-            u32::try_from(part).map_or(1000, |permille| permille.min(1000))
-        };
-        self.shares = Shares {
-            used_permille: 1000 - share(last.unused, now.unused),
-            steal_permille: share(last.steal, now.steal),
-        };
-        self.last = Some((now_ms, now));
+        if let Some(shares) = last.shares(&now) {
+            self.shares = shares;
+            self.last = Some((now_ms, now));
+        }
     }
 }
 
 impl Ticks {
+    /// The shares of the time from here to `after`; `None` where none went by.
+    pub(super) fn shares(&self, after: &Self) -> Option<Shares> {
+        let all = after.all.saturating_sub(self.all);
+        // A counter of one CPU may fall a little, as that of iowait does.
+        let share = |before: u64, after: u64| {
+            let part = (u128::from(after.saturating_sub(before)) * 1000).checked_div(u128::from(all))?;
+            Some(u32::try_from(part).map_or(1000, |permille| permille.min(1000)))
+        };
+        let used_permille = 1000 - share(self.unused, after.unused)?;
+        Some(Shares { used_permille, steal_permille: share(self.steal, after.steal)? })
+    }
+
     /// `cpu user nice system idle iowait irq softirq steal …`; what follows is in `user` and `nice` already.
-    fn parse(text: &str) -> Option<Self> {
+    pub(super) fn parse(text: &str) -> Option<Self> {
         let line = text.lines().find_map(|line| line.strip_prefix("cpu "))?;
         let fields: Result<Vec<u64>, _> = line.split_whitespace().take(8).map(str::parse).collect();
         let fields = fields.ok().filter(|fields| fields.len() >= 4)?;

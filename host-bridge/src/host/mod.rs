@@ -11,6 +11,7 @@
 
 mod cpu;
 mod memory;
+pub mod monitor;
 mod pressure;
 
 use crate::plan::{HostLoad, HostView, MIB, Millis};

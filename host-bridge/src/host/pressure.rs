@@ -17,7 +17,7 @@ pub(super) struct Pressure {
 
 /// Since boot, microseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Totals {
+pub(super) struct Totals {
     some_us: u64,
     full_us: u64,
 }
@@ -64,19 +64,24 @@ impl Pressure {
         if window_ms < SHORTEST_WINDOW_MS {
             return;
         }
-        // Microseconds by milliseconds are thousandths.
-        let share = |before: u64, after: u64| {
-            u32::try_from(after.saturating_sub(before) / window_ms).map_or(1000, |permille| permille.min(1000))
-        };
-        self.shares =
-            Shares { some_permille: share(last.some_us, now.some_us), full_permille: share(last.full_us, now.full_us) };
+        self.shares = last.shares(&now, window_ms);
         self.last = Some((now_ms, now));
     }
 }
 
 impl Totals {
+    /// The shares of the `window_ms` from here to `after`.
+    pub(super) fn shares(&self, after: &Self, window_ms: u64) -> Shares {
+        // Microseconds by milliseconds are thousandths.
+        let share = |before: u64, after: u64| {
+            let permille = after.saturating_sub(before) / window_ms.max(1);
+            u32::try_from(permille).map_or(1000, |permille| permille.min(1000))
+        };
+        Shares { some_permille: share(self.some_us, after.some_us), full_permille: share(self.full_us, after.full_us) }
+    }
+
     /// `None` without a `some`. Before Linux 5.13 `cpu` has no `full`.
-    fn parse(text: &str) -> Option<Self> {
+    pub(super) fn parse(text: &str) -> Option<Self> {
         let total = |kind: &str| {
             let line = text.lines().find_map(|line| line.strip_prefix(kind))?;
             line.split_whitespace().find_map(|field| field.strip_prefix("total="))?.parse().ok()

@@ -1,6 +1,7 @@
 //! vmtide: the operator's command. Command line only; what it shows comes from the control API, from a recording or from a
 //! simulation.
 
+mod host;
 mod offline;
 mod optimize;
 mod show;
@@ -64,6 +65,8 @@ enum Command {
     Pause(OneOrAll),
     /// Move memory again: of one VM, or of all.
     Resume(OneOrAll),
+    /// The host: CPUs, memory, disks and storage, over a second. Needs no bridge.
+    Host(host::Host),
     /// Plan for some VMs for a while, paused or not, and tell their performance index before and after.
     Optimize(optimize::Optimize),
     /// What happened.
@@ -175,6 +178,7 @@ async fn run(cli: &Cli) -> Result<(), Failure> {
         }
         Command::Pause(OneOrAll { vm }) => pause(&client, &mut out, cli.json, vm.as_deref(), true).await,
         Command::Resume(OneOrAll { vm }) => pause(&client, &mut out, cli.json, vm.as_deref(), false).await,
+        Command::Host(host) => host.run(&mut out, cli.json).await,
         Command::Optimize(optimize) => optimize.run(&client, &mut out, cli.json).await,
         Command::Events { follow: true } => follow(&client, &mut out, cli.json).await,
         Command::Events { follow: false } => {
