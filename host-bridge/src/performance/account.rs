@@ -1,6 +1,6 @@
 //! Sums of one VM and resource over time.
 
-use super::{Index, Millis, PPM, Resource, Totals};
+use super::{Index, LATE_MS, Millis, PPM, Resource, Totals};
 use vmtide_protocol::stalls::cpu_stalled_us;
 
 /// Sums since the bridge began. The sums of a window are the difference of those at its end and at its beginning.
@@ -58,9 +58,11 @@ impl Account {
         }
     }
 
-    /// The index; `None` where the guest told the stalls of less than half of the time, or there was no VM.
+    /// The index; `None` where the guest told nothing of the time, or is [silent](LATE_MS) and told less than half, or there
+    /// was no VM.
     pub fn index(&self) -> Option<Index> {
-        if self.held_ms == 0 || self.told_ms < self.held_ms.div_ceil(2) {
+        let untold_ms = self.held_ms.saturating_sub(self.told_ms);
+        if self.held_ms == 0 || self.told_ms == 0 || untold_ms > (self.held_ms / 2).max(LATE_MS) {
             return None;
         }
         // Where nothing wanted to run nothing waited.

@@ -17,7 +17,8 @@
 //!   than CPUs, although all CPUs work. So CPU time is what is weighed: what was waited and stolen, as a part of what
 //!   was waited, stolen and used. While `some` runs, at least one task waits for each that runs; more are not seen.
 //!
-//! What is not known is not guessed: without totals for at least half of a window there is no index of it.
+//! What is not known is not guessed: a window of which the guest told nothing, or less than half although a report is
+//! [overdue](LATE_MS), has no index. What it did not tell of yet counts as what it told.
 
 mod account;
 mod index;
@@ -31,6 +32,9 @@ pub use meter::{KEPT_MS, Meter};
 
 use crate::plan::Millis;
 use serde::{Deserialize, Serialize};
+
+/// A quiet guest reports each 10 s unless the bridge is configured otherwise; after this it is late.
+pub const LATE_MS: Millis = 12_000;
 
 /// The whole, in the unit of parts here: millionths.
 pub const PPM: u64 = 1_000_000;

@@ -69,13 +69,18 @@ fn a_guest_that_does_not_tell_or_stops_telling_has_no_index() {
     let mut meter = Meter::default();
     meter.hold(0, Some(part(PPM)));
     meter.hold(1_000, Some(part(PPM)));
-    assert_eq!(memory(&meter, &Each::default()), None, "silent");
+    assert_eq!(memory(&meter, &Each::default()), None, "nothing told");
     meter.tell(told(0, 0));
     assert_eq!(memory(&meter, &Each::default()), None, "one total is no window");
     meter.tell(told(1_000, 0));
     assert!(memory(&meter, &Each::default()).is_some());
-    meter.hold(2_001, Some(part(PPM)));
-    assert_eq!(memory(&meter, &Each::default()), None, "what it told is less than half by now");
+    meter.hold(1_000 + LATE_MS, Some(part(PPM)));
+    assert!(memory(&meter, &Each::default()).is_some(), "its next report may be on its way");
+    meter.hold(1_001 + LATE_MS, Some(part(PPM)));
+    assert_eq!(memory(&meter, &Each::default()), None, "it is late, and told less than half");
+    meter.tell(told(1_000 + LATE_MS, 0));
+    meter.hold(2_000 + 2 * LATE_MS, Some(part(PPM)));
+    assert!(memory(&meter, &Each::default()).is_some(), "it told half");
 }
 
 #[test]
