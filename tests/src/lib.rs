@@ -19,7 +19,8 @@
 //! - [`guest`]: the program inside the guest that carries out those commands.
 //! - [`load`]: the workload inside the guest (`vmtide-load`).
 //! - [`fleet`]: several VMs on one budget, with the real bridge and agents.
-//! - [`demo`], [`picture`], [`footprint`], [`tuning`], [`cpu`], [`compare`], [`suite`]: the commands of `cargo lab`.
+//! - [`package`], [`install`]: what is installed, and whether it works on a Debian that boots.
+//! - [`demo`], [`picture`], [`footprint`], [`tuning`], [`cpu`], [`compare`], [`suite`]: the other commands of `cargo lab`.
 
 pub mod compare;
 pub mod cpu;
@@ -27,6 +28,7 @@ pub mod demo;
 pub mod fleet;
 pub mod footprint;
 pub mod guest;
+pub mod install;
 pub mod load;
 pub mod package;
 pub mod picture;

@@ -7,7 +7,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 use vmtide_bridge::plan::Planner;
-use vmtide_lab::{Kernel, Lab, compare, cpu, demo, footprint, picture, suite, tuning};
+use vmtide_lab::{Kernel, Lab, compare, cpu, demo, footprint, install, package, picture, suite, tuning};
 
 /// Boots real microVMs and lets vmtide work on them
 #[derive(Debug, Parser)]
@@ -35,6 +35,12 @@ enum Command {
         /// What the guests boot
         #[arg(long, default_value = "6.12")]
         kernel: Kernel,
+    },
+    /// Build the packages of this commit into target/packages
+    Package {
+        /// Have lintian and shellcheck look at them; both have to be installed
+        #[arg(long)]
+        check: bool,
     },
     /// Draw a demo's allocations over time
     Picture {
@@ -87,6 +93,8 @@ enum Scenario {
     Overhead,
     /// CPU time by shares, idle vCPUs given back, hotplug
     Cpu,
+    /// Whether packages and cloud-init's examples work on a Debian 12 that boots, and leave nothing behind
+    Install,
 }
 
 fn main() -> ExitCode {
@@ -108,6 +116,16 @@ fn dispatch(command: Command) -> Result<ExitCode> {
             println!("\n{report}");
             write_json(json, &report)?;
             Ok(success_if(report.kept_its_promises()))
+        }
+        Command::Package { check } => {
+            let packages = package::build()?;
+            if check {
+                package::check(&packages)?;
+            }
+            for package in packages {
+                println!("{}", package.display());
+            }
+            Ok(ExitCode::SUCCESS)
         }
         Command::Picture { report, out } => {
             let text = fs::read(&report).with_context(|| format!("{}: cannot read", report.display()))?;
@@ -133,6 +151,11 @@ fn dispatch(command: Command) -> Result<ExitCode> {
                 Scenario::Tuned => show(json, &until_interrupted(tuning::tuned::measure(lab, kernel))?)?,
                 Scenario::Overhead => show(json, &until_interrupted(tuning::overhead::measure(lab, kernel))?)?,
                 Scenario::Cpu => show(json, &until_interrupted(cpu::measure(lab, kernel))?)?,
+                Scenario::Install => {
+                    let measured = until_interrupted(install::measure(lab))?;
+                    show(json, &measured)?;
+                    return Ok(success_if(measured.works()));
+                }
                 Scenario::Tuning => {
                     let measured = until_interrupted(tuning::measure(lab, kernel))?;
                     show(json, &measured)?;

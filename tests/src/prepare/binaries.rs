@@ -14,7 +14,7 @@ use anyhow::{Context, Result};
 const VSOCK_DEVICE: &str = "0.3.0";
 
 /// There is no musl std everywhere; glibc links statically too, and the same binary then runs here and in the guest.
-const TARGET: &str = "x86_64-unknown-linux-gnu";
+pub(crate) const TARGET: &str = "x86_64-unknown-linux-gnu";
 
 /// Installs `vhost-device-vsock` once under the cache.
 pub(super) fn vsock_device(cache: &Path) -> Result<PathBuf> {

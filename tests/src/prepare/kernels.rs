@@ -65,7 +65,7 @@ fn unpacked(dir: &Path) -> Result<Unpacked> {
     Ok(Unpacked { vmlinuz, modules })
 }
 
-fn first_in(dir: &Path, prefix: &str) -> Result<PathBuf> {
+pub(crate) fn first_in(dir: &Path, prefix: &str) -> Result<PathBuf> {
     let entries = fs::read_dir(dir).with_context(|| format!("{}: cannot list", dir.display()))?;
     entries
         .filter_map(|entry| entry.ok().map(|entry| entry.path()))

@@ -23,8 +23,10 @@ use anyhow::{Context, Result, bail};
 use nix::fcntl::{Flock, FlockArg};
 
 pub use accelerator::Accelerator;
-pub(crate) use binaries::{cargo_by, cargo_program};
+pub(crate) use binaries::{TARGET, cargo_by, cargo_program};
 pub use kernels::Kernel;
+pub(crate) use kernels::first_in;
+pub(crate) use packages::ensure_debian_tools;
 
 /// A machine that is ready to boot microVMs.
 #[derive(Debug)]

@@ -45,6 +45,18 @@ pub(super) fn ensure() -> Result<Tools> {
     }
 }
 
+/// Installs what builds a Debian image, where it is missing.
+///
+/// # Errors
+/// Says which packages are missing.
+pub(crate) fn ensure_debian_tools() -> Result<()> {
+    const TOOLS: [(&str, &str); 3] =
+        [("mmdebstrap", "mmdebstrap"), ("genisoimage", "genisoimage"), ("e2fsprogs", "mke2fs")];
+    let missing: Vec<_> =
+        TOOLS.iter().filter(|(_, tool)| in_path(tool).is_none()).map(|(package, _)| *package).collect();
+    if missing.is_empty() { Ok(()) } else { install(&missing) }
+}
+
 fn install(packages: &[&str]) -> Result<()> {
     let list = packages.join(" ");
     if !debian() || !nix::unistd::geteuid().is_root() {

@@ -18,18 +18,18 @@ const TIMEOUT: Duration = Duration::from_secs(120);
 
 /// The guest keeps one connection waiting here; each carries one request.
 #[derive(Debug)]
-pub(super) struct Guest(UnixListener);
+pub(crate) struct Guest(UnixListener);
 
 impl Guest {
-    pub(super) fn listen(path: &Path) -> Result<Self> {
+    pub(crate) fn listen(path: &Path) -> Result<Self> {
         UnixListener::bind(path).map(Self).with_context(|| format!("{}: cannot bind", path.display()))
     }
 
-    pub(super) async fn run(&self, line: &str) -> Result<Output> {
+    pub(crate) async fn run(&self, line: &str) -> Result<Output> {
         self.ask(&Request::Run { line: line.to_owned() }, &[]).await
     }
 
-    pub(super) async fn read(&self, path: &str, from: u64) -> Result<String> {
+    pub(crate) async fn read(&self, path: &str, from: u64) -> Result<String> {
         let output = self.ask(&Request::Read { path: path.to_owned(), from }, &[]).await?;
         if output.code != 0 {
             bail!("{path}: {}", output.stderr);
@@ -37,7 +37,7 @@ impl Guest {
         Ok(output.stdout)
     }
 
-    pub(super) async fn put(&self, path: &str, content: &[u8]) -> Result<()> {
+    pub(crate) async fn put(&self, path: &str, content: &[u8]) -> Result<()> {
         let request = Request::Put { path: path.to_owned(), bytes: content.len() as u64 };
         let output = self.ask(&request, content).await?;
         if output.code != 0 {

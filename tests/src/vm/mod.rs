@@ -29,7 +29,7 @@ use tokio::net::UnixListener;
 
 pub(crate) use config::kernel_args;
 pub use config::{MIB, VmConfig};
-use guest::Guest;
+pub(crate) use guest::Guest;
 pub use guest::Output;
 pub use process::Tied;
 pub use qmp::Qmp;
@@ -85,7 +85,7 @@ impl Lab {
         Ok(Vm { config, guest, qmp: Arc::new(qmp), qemu, _vsock_device: vsock_device, dir })
     }
 
-    fn start_vsock_device(&self, dir: &Path) -> Result<Tied> {
+    pub(crate) fn start_vsock_device(&self, dir: &Path) -> Result<Tied> {
         let mut command = Tied::command(&self.vsock_device);
         command.arg("--guest-cid").arg("3").arg("--socket").arg(dir.join("vhost.sock"));
         command.arg("--uds-path").arg(dir.join("vsock"));
@@ -297,11 +297,11 @@ pub fn vmstat_value(vmstat: &str, name: &str) -> Option<u64> {
     vmstat.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok())
 }
 
-fn vsock_port(dir: &Path, port: u32) -> PathBuf {
+pub(crate) fn vsock_port(dir: &Path, port: u32) -> PathBuf {
     dir.join(format!("vsock_{port}"))
 }
 
-async fn until_exists(path: &Path, owner: &mut Tied) -> Result<()> {
+pub(crate) async fn until_exists(path: &Path, owner: &mut Tied) -> Result<()> {
     while !path.exists() {
         if !owner.running() {
             bail!("{} ended at once", owner.name());
