@@ -4,6 +4,7 @@ use super::yields::Yields;
 use crate::guests::GuestSummary;
 use crate::performance::Indices;
 use crate::plan::cpu::{CpuVerdict, Vcpus};
+use crate::plan::storage::IoVerdict;
 use crate::plan::{Demand, HostState, Verdict};
 use serde::{Deserialize, Serialize};
 use vmtide_protocol::bridge::Host;
@@ -97,6 +98,9 @@ pub struct Vm {
     pub performance: Indices,
     /// Its CPU time.
     pub cpu: Cpu,
+    /// What the planner said last of its disks.
+    #[serde(default)]
+    pub io: Option<IoVerdict>,
     /// What its agent said.
     pub agent: GuestSummary,
     /// What it was asked to yield, and how it kept its word.

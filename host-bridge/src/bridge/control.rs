@@ -46,6 +46,7 @@ impl Bridge {
             verdict,
             performance: self.indices(number),
             cpu: self.describe_cpu(number),
+            io: self.storage.vms[number].verdict,
             agent: self.guests.summary(number, self.now.ms),
             yields: vm.asking.summary(self.now.ms),
         }

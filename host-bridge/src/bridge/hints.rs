@@ -19,6 +19,7 @@ impl Bridge {
             tracing::info!("{message}");
             self.events.push(self.now.unix_ms, None, message);
         }
+        self.plan_storage();
         // Also while planning is paused: what a guest does about it takes nobody's memory.
         self.tell_host();
     }

@@ -13,7 +13,8 @@
 //!
 //! When it stops, by intent or not, balloons stay where they are and agents go on: nobody is worse off than
 //! with the last plan. The next bridge reads everything back. vCPUs that were taken offline come back with the session's
-//! end; cgroups get back what they had, after a crash from the next bridge.
+//! end; cgroups get back what they had, after a crash from the next bridge. Disks are let go; those of a bridge that was killed,
+//! by the next one.
 
 mod asking;
 mod control;
@@ -24,6 +25,7 @@ mod optimize;
 mod performance;
 mod reaction;
 mod state;
+mod storage;
 #[cfg(test)]
 mod tests;
 mod vm;
@@ -36,7 +38,7 @@ use crate::cgroup;
 use crate::config::{Config, RecordConfig};
 use crate::guests::{Guests, ListenError};
 use crate::host::{Host, HostError};
-use crate::hypervisor::driver::Driver;
+use crate::hypervisor::driver::{self, Driver};
 use crate::hypervisor::qemu::Qemu;
 use crate::record::{self, Recorder};
 use groups::Groups;
@@ -96,7 +98,7 @@ pub async fn run(config: Config, mut host: Host) -> Result<(), Error> {
     let start = |(number, vm): (usize, &crate::config::VmConfig)| {
         Driver::start::<Qemu>(number, vm.qmp.clone(), sightings.clone())
     };
-    let drivers: Vec<Driver> = config.vms.iter().enumerate().map(start).collect();
+    let mut drivers: Vec<Driver> = config.vms.iter().enumerate().map(start).collect();
     tracing::info!(vms = drivers.len(), control = %config.control_socket.display(), "vmtide-bridge runs");
 
     let folder = config.control_socket.parent().unwrap_or(Path::new("/"));
@@ -147,6 +149,7 @@ pub async fn run(config: Config, mut host: Host) -> Result<(), Error> {
         for effect in bridge.take_effects() {
             match effect {
                 Effect::SetTarget { vm, bytes } => drivers[vm].set_target(bytes),
+                Effect::SetThrottle { vm, throttle } => drivers[vm].set_throttle(throttle),
                 Effect::TellAllocation { vm, allocation } => guests.set_allocation(vm, allocation),
                 Effect::ForgetAllocation { vm } => guests.forget_allocation(vm),
                 Effect::TellHost(host) => guests.set_host(host),
@@ -165,10 +168,8 @@ pub async fn run(config: Config, mut host: Host) -> Result<(), Error> {
                 Effect::SetVcpus { vm, vcpus } => drivers[vm].set_vcpus(vcpus),
             }
         }
-        for record in bridge.take_records() {
-            if let Some(recorder) = &mut recorder {
-                recorder.record(record);
-            }
+        if let Some(recorder) = &mut recorder {
+            bridge.take_records().into_iter().for_each(|record| recorder.record(record));
         }
     }
     tracing::info!("stopping; balloons stay where they are, cgroups get back what they had");
@@ -177,6 +178,7 @@ pub async fn run(config: Config, mut host: Host) -> Result<(), Error> {
     // Awaited so that its socket is unlinked before the process ends.
     let _ = serving.await;
     guests.stop().await;
+    driver::release(&mut drivers).await;
     if let Some(recorder) = recorder {
         recorder.stop();
     }

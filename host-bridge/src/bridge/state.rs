@@ -4,11 +4,13 @@ use super::asking::Asking;
 use super::cpu::CpuBoard;
 use super::optimize::Lease;
 use super::reaction::{Reactions, Waiting};
+use super::storage::Storage;
 use super::vm::{Hypervisor, Vm};
 use crate::config::{Bytes, Config};
 use crate::guests::{GuestEvent, Views};
 use crate::hypervisor::driver::{PAGE_BYTES, Sighting};
 use crate::hypervisor::{Error, MachineState};
+use crate::plan::storage::Throttle;
 use crate::plan::{
     Demand, History, HostState, HostView, MIB, Millis, Planning, Policy, Shortage, Standing, Step, Urgency, Verdict,
     VmView,
@@ -33,6 +35,13 @@ pub enum Effect {
         vm: usize,
         /// The allocation.
         bytes: u64,
+    },
+    /// Hold the disks of this VM to a rate, or let them go.
+    SetThrottle {
+        /// The VM.
+        vm: usize,
+        /// The rate.
+        throttle: Option<Throttle>,
     },
     /// Tell the guest of this VM what it has.
     TellAllocation {
@@ -109,6 +118,7 @@ pub struct Bridge {
     pub(super) spike_pool_bytes: u64,
     pub(super) refused: u64,
     pub(super) shortage: Shortage,
+    pub(super) storage: Storage,
     /// What the guests know of it.
     pub(super) told: Host,
     pub(super) cpu: CpuBoard,
@@ -140,6 +150,7 @@ impl Bridge {
             spike_pool_bytes: 0,
             refused: 0,
             shortage: Shortage::default(),
+            storage: Storage::new(config.vms.len()),
             told: Host::default(),
             cpu: CpuBoard::new(config.vms.len()),
             effects: Vec::new(),
@@ -191,6 +202,9 @@ impl Bridge {
             Sighting::Process(_) => {}
             Sighting::Vcpus(vcpus) => self.on_vcpus(number, vcpus),
             Sighting::VcpusRefused(why) => self.on_vcpus_refused(number, &why),
+            Sighting::Io(seen) => self.on_io(number, seen),
+            Sighting::Throttled { throttle, held } => self.on_throttled(number, throttle, held),
+            Sighting::ThrottleRefused { error, .. } => self.on_throttle_refused(number, &error),
             Sighting::Absent(error) => self.on_absent(number, &error),
             Sighting::Unreachable(error) => self.on_unreachable(number, &error),
         }

@@ -435,4 +435,5 @@ mod cpu;
 mod hints;
 mod optimize;
 mod performance;
+mod storage;
 mod yielding;

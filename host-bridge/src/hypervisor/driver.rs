@@ -1,13 +1,14 @@
 //! One task for each VM: keeps the connection, carries targets out, reads back, and says what it saw.
 //!
-//! Targets in (the latest wins), [`Sighting`]s out. The task alone waits for its hypervisor.
+//! Targets and throttles in (the latest wins), [`Sighting`]s out. The task alone waits for its hypervisor.
 
 use super::plugging::{self, Plugging, Step};
-use super::{Error, Machine, MachineState, Notice, Process};
+use super::{Error, Held, IoSeen, Machine, MachineState, Notice, Process};
 use crate::plan::cpu::Vcpus;
+use crate::plan::storage::Throttle;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 /// What a balloon moves at a time.
 pub const PAGE_BYTES: u64 = 4096;
@@ -20,6 +21,13 @@ const MOVING_SLOW_POLL: Duration = Duration::from_millis(250);
 const MOVING_FOR: Duration = Duration::from_secs(60);
 /// How often the state is read while nothing moves.
 const RESTING_POLL: Duration = Duration::from_secs(5);
+/// How often disks are looked at that do much, and those that do little.
+const IO_POLL: Duration = Duration::from_secs(1);
+const IO_QUIET_POLL: Duration = Duration::from_secs(5);
+/// More operations than this between two looks are much.
+const IO_QUIET_OPS: u64 = 20;
+/// How long a bridge that stops waits for a hypervisor to take a throttle away.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Back-off between two attempts to connect.
 const FIRST_RETRY: Duration = Duration::from_millis(250);
 const LAST_RETRY: Duration = Duration::from_secs(5);
@@ -49,6 +57,22 @@ pub enum Sighting {
     Vcpus(Option<Vcpus>),
     /// A vCPU was not plugged in or out.
     VcpusRefused(String),
+    /// What its disks did so far.
+    Io(IoSeen),
+    /// A throttle was carried out.
+    Throttled {
+        /// The throttle.
+        throttle: Option<Throttle>,
+        /// What came of it.
+        held: Held,
+    },
+    /// The hypervisor refused a throttle; nothing was changed.
+    ThrottleRefused {
+        /// The throttle.
+        throttle: Option<Throttle>,
+        /// Its words.
+        error: Error,
+    },
     /// There is no VM: its memory is free.
     Absent(Error),
     /// The VM may be there, yet cannot be talked to: its memory counts.
@@ -60,6 +84,9 @@ pub enum Sighting {
 pub struct Driver {
     target: watch::Sender<Option<u64>>,
     vcpus: watch::Sender<Option<u32>>,
+    throttle: watch::Sender<Option<Throttle>>,
+    /// Whether disks may be held to a rate now.
+    holds: watch::Receiver<bool>,
 }
 
 impl Driver {
@@ -67,12 +94,20 @@ impl Driver {
     pub fn start<M: Machine>(vm: usize, address: M::Address, sightings: mpsc::Sender<(usize, Sighting)>) -> Self {
         let (target, wish) = watch::channel(None);
         let (vcpus, wanted_vcpus) = watch::channel(None);
+        let (throttle, io_wish) = watch::channel(None);
+        let (holding, holds) = watch::channel(false);
         tokio::spawn(async move {
-            let mut task = Task::<M> { vm, address, wish, wanted_vcpus, sightings };
+            let mut task = Task::<M> { vm, address, wish, wanted_vcpus, io_wish, holding, sightings };
             // Whoever held the other ends is gone, so nobody misses the reason.
             let _ = task.run().await;
         });
-        Self { target, vcpus }
+        Self { target, vcpus, throttle, holds }
+    }
+
+    /// Holds its disks to a rate as soon as the hypervisor can take it, or lets them go; also those of a connection that
+    /// comes later.
+    pub fn set_throttle(&self, throttle: Option<Throttle>) {
+        self.throttle.send_replace(throttle);
     }
 
     /// Asks for `target_bytes` as soon as the hypervisor can take it; replaces what was asked for before.
@@ -86,11 +121,29 @@ impl Driver {
     }
 }
 
+/// Lets the disks of all VMs go, and returns when the hypervisors have done so or do not answer.
+pub async fn release(drivers: &mut [Driver]) {
+    for driver in &*drivers {
+        driver.set_throttle(None);
+    }
+    let all = async {
+        for driver in drivers {
+            // A driver that has ended holds nothing.
+            let _ = driver.holds.wait_for(|holds| !holds).await;
+        }
+    };
+    if timeout(RELEASE_TIMEOUT, all).await.is_err() {
+        tracing::warn!("some VMs' disks could not be let go in time; the next bridge lets them go");
+    }
+}
+
 struct Task<M: Machine> {
     vm: usize,
     address: M::Address,
     wish: watch::Receiver<Option<u64>>,
     wanted_vcpus: watch::Receiver<Option<u32>>,
+    io_wish: watch::Receiver<Option<Throttle>>,
+    holding: watch::Sender<bool>,
     sightings: mpsc::Sender<(usize, Sighting)>,
 }
 
@@ -122,6 +175,9 @@ impl<M: Machine> Task<M> {
             };
             // Whoever listens there next is another process.
             process = process.filter(|_| !gone);
+            if gone {
+                self.holding.send_replace(false);
+            }
             let sighting = if gone { Sighting::Absent(error) } else { Sighting::Unreachable(error) };
             self.say(sighting).await?;
             tokio::select! {
@@ -143,16 +199,38 @@ impl<M: Machine> Task<M> {
         };
         self.say(Sighting::Process(machine.process())).await?;
         self.say(Sighting::Attached(state)).await?;
+        // What an earlier bridge held is let go here.
+        if let Some(error) = self.hold_io(machine).await? {
+            return Ok(error);
+        }
         let mut plugging = Plugging::default();
         if let Err(error) = self.see_vcpus(machine, &mut plugging).await? {
             return Ok(error);
         }
         let mut pursuit: Option<Pursuit> = None;
         let mut accepted_bytes = None;
+        let mut read_at = Instant::now();
+        let (mut io_at, mut ops) = (read_at + IO_POLL, 0);
         loop {
             let resting = if plugging.is_removing() { plugging::POLL } else { RESTING_POLL };
-            let next_read = Instant::now() + pursuit.as_ref().map_or(resting, Pursuit::interval);
+            let next_read = read_at + pursuit.as_ref().map_or(resting, Pursuit::interval);
             let read = tokio::select! {
+                changed = self.io_wish.changed() => {
+                    changed.map_err(|_| Done)?;
+                    match self.hold_io(machine).await? {
+                        None => continue,
+                        Some(error) => Err(error),
+                    }
+                }
+                () = sleep_until(io_at) => match machine.io().await {
+                    Ok(seen) => {
+                        let done = seen.ops.saturating_sub(std::mem::replace(&mut ops, seen.ops));
+                        io_at = Instant::now() + if done > IO_QUIET_OPS { IO_POLL } else { IO_QUIET_POLL };
+                        self.say(Sighting::Io(seen)).await?;
+                        continue;
+                    }
+                    Err(error) => Err(error),
+                },
                 changed = self.wish.changed() => {
                     changed.map_err(|_| Done)?;
                     let Some(target_bytes) = *self.wish.borrow_and_update() else { continue };
@@ -188,6 +266,7 @@ impl<M: Machine> Task<M> {
                     None => machine.read().await.map(Seen::State),
                 },
             };
+            read_at = Instant::now();
             match read {
                 Ok(Seen::Allocation(bytes)) => state.allocation_bytes = bytes.min(state.ram_bytes),
                 Ok(Seen::State(new)) => {
@@ -243,6 +322,26 @@ impl<M: Machine> Task<M> {
             self.say(Sighting::VcpusRefused(message)).await?;
         }
         self.say(Sighting::Vcpus(vcpus)).await.map(Ok)
+    }
+
+    /// Carries out the newest throttle; the error is one that ends the connection.
+    async fn hold_io(&mut self, machine: &mut M) -> Result<Option<Error>, Done> {
+        let throttle = *self.io_wish.borrow_and_update();
+        if throttle.is_some() {
+            self.holding.send_replace(true);
+        }
+        let sighting = match machine.hold_io(throttle).await {
+            Ok(held) => {
+                self.holding.send_replace(throttle.is_some());
+                if throttle.is_none() && held.changed == 0 {
+                    return Ok(None);
+                }
+                Sighting::Throttled { throttle, held }
+            }
+            Err(error @ Error::Refused { .. }) => Sighting::ThrottleRefused { throttle, error },
+            Err(error) => return Ok(Some(error)),
+        };
+        self.say(sighting).await.map(|()| None)
     }
 
     async fn say(&self, sighting: Sighting) -> Result<(), Done> {

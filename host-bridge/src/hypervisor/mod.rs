@@ -24,7 +24,9 @@ pub mod qemu;
 pub use process::Process;
 
 use crate::plan::cpu::Vcpus;
+use crate::plan::storage::Throttle;
 use std::future::Future;
+use std::path::PathBuf;
 
 /// What a hypervisor says of a VM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +47,32 @@ pub struct MachineState {
     /// What the hypervisor's process holds of the guest's memory, about: a guest does not touch all that it has. `None`
     /// where the kernel does not tell.
     pub resident_bytes: Option<u64>,
+}
+
+/// What a VM's disks did, counted since it started.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct IoSeen {
+    /// Reads and writes done.
+    pub ops: u64,
+    /// Bytes read and written.
+    pub bytes: u64,
+    /// Reads and writes done on disks that nobody limits.
+    pub timed_ops: u64,
+    /// How long those took together, queueing included, microseconds.
+    pub timed_us: u64,
+    /// The images that are files.
+    pub images: Vec<PathBuf>,
+}
+
+/// What came of holding a VM's disks to a rate, or of letting them go.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Held {
+    /// Disks that can be held.
+    pub disks: usize,
+    /// Those that were changed.
+    pub changed: usize,
+    /// What was left alone, with the reason.
+    pub left: Vec<String>,
 }
 
 /// What a hypervisor reports by itself.
@@ -157,6 +185,18 @@ pub trait Machine: Send + Sized + 'static {
     /// # Errors
     /// Any [`Error`]; [`Error::Refused`] where none was plugged in.
     fn unplug_vcpu(&mut self) -> impl Future<Output = Result<(), Error>> + Send;
+    /// Reads what the VM's disks did.
+    ///
+    /// # Errors
+    /// Any [`Error`].
+    fn io(&mut self) -> impl Future<Output = Result<IoSeen, Error>> + Send;
+
+    /// Holds the VM's disks to a rate, all of them together, and with `None` gives them back the limits that they had
+    /// before vmtide: also those that an earlier bridge held.
+    ///
+    /// # Errors
+    /// Any [`Error`]; after [`Error::Refused`] all disks have what they had before the call.
+    fn hold_io(&mut self, throttle: Option<Throttle>) -> impl Future<Output = Result<Held, Error>> + Send;
 
     /// Waits for the hypervisor to report something. Cancel safe: nothing is lost when the future is dropped.
     ///

@@ -24,6 +24,8 @@
 //! Beside the plan, [`Shortage`] tells from the host's [`HostLoad`] whether its CPUs and disks keep up; the guests are
 //! told and tune themselves for it.
 //!
+//! [`storage`] plans the disks' throttles from what the hypervisors measured.
+//!
 //! [`Planner`] names who plans: vmtide by [`memory::plan`], or a peer's published rules, for comparison (`peers`).
 //! The promises above are vmtide's; a peer keeps those that it has.
 //!
@@ -44,6 +46,7 @@ mod seat;
 mod shortage;
 pub mod stability;
 mod standing;
+pub mod storage;
 
 pub use planner::{Planner, Planning, UnknownPlanner};
 pub use policy::Policy;

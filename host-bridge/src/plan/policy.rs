@@ -81,6 +81,11 @@ pub struct Policy {
     pub vmm_room_permille: u32,
     /// The least that it leaves for them, thousandths of a CPU.
     pub vmm_room_millicpus: u64,
+    /// A VM waits for I/O when its operations take longer than this on average, milliseconds, on disks that nobody
+    /// throttles.
+    pub io_latency_ms: Millis,
+    /// No VM's disks are held to less than this, bytes per second; an operation counts like 16 KiB.
+    pub io_floor_bytes_per_s: u64,
 }
 
 impl Default for Policy {
@@ -118,6 +123,8 @@ impl Default for Policy {
             cpu_hold_after_ms: 5_000,
             vmm_room_permille: 100,
             vmm_room_millicpus: 250,
+            io_latency_ms: 20,
+            io_floor_bytes_per_s: MIB,
         }
     }
 }

@@ -1,11 +1,15 @@
-//! QEMU through its monitor: balloon target, what the guest has, the balloon's statistics, vCPU hotplug.
+//! QEMU through its monitor: balloon target, what the guest has, the balloon's statistics, vCPU hotplug; what its disks do
+//! and may do.
 
+mod blocks;
 pub mod qmp;
 mod statistics;
+mod throttle;
 mod vcpus;
 
-use super::{Error, Machine, MachineState, Notice, Process};
+use super::{Error, Held, IoSeen, Machine, MachineState, Notice, Process};
 use crate::plan::cpu::Vcpus;
+use crate::plan::storage::Throttle;
 use qmp::Qmp;
 use serde_json::{Value, json};
 use std::path::PathBuf;
@@ -97,6 +101,14 @@ impl Machine for Qemu {
 
     async fn unplug_vcpu(&mut self) -> Result<(), Error> {
         vcpus::unplug(&mut self.qmp).await
+    }
+
+    async fn io(&mut self) -> Result<IoSeen, Error> {
+        blocks::read(&mut self.qmp).await
+    }
+
+    async fn hold_io(&mut self, throttle: Option<Throttle>) -> Result<Held, Error> {
+        throttle::hold(&mut self.qmp, throttle).await
     }
 
     async fn notice(&mut self) -> Result<Notice, Error> {
