@@ -20,7 +20,7 @@
 //! - [`load`]: the workload inside the guest (`vmtide-load`).
 //! - [`fleet`]: several VMs on one budget, with the real bridge and agents.
 //! - [`package`], [`install`]: what is installed, and whether it works on a Debian that boots.
-//! - [`demo`], [`picture`], [`footprint`], [`tuning`], [`cpu`], [`compare`], [`suite`]: the other commands of `cargo lab`.
+//! - [`demo`], [`picture`], [`footprint`], [`tuning`], [`cpu`], [`compare`], [`io`], [`suite`]: the other commands of `cargo lab`.
 
 pub mod compare;
 pub mod cpu;
@@ -29,6 +29,7 @@ pub mod fleet;
 pub mod footprint;
 pub mod guest;
 pub mod install;
+pub mod io;
 pub mod load;
 pub mod package;
 pub mod picture;

@@ -7,7 +7,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 use vmtide_bridge::plan::Planner;
-use vmtide_lab::{Kernel, Lab, compare, cpu, demo, footprint, install, package, picture, suite, tuning};
+use vmtide_lab::{Kernel, Lab, compare, cpu, demo, footprint, install, io, package, picture, suite, tuning};
 
 /// Boots real microVMs and lets vmtide work on them
 #[derive(Debug, Parser)]
@@ -95,6 +95,8 @@ enum Scenario {
     Cpu,
     /// Whether packages and cloud-init's examples work on a Debian 12 that boots, and leave nothing behind
     Install,
+    /// What a guest waits for its reads while another floods the store that both are on
+    Io,
 }
 
 fn main() -> ExitCode {
@@ -156,6 +158,7 @@ fn dispatch(command: Command) -> Result<ExitCode> {
                     show(json, &measured)?;
                     return Ok(success_if(measured.works()));
                 }
+                Scenario::Io => show(json, &until_interrupted(io::measure(lab, kernel))?)?,
                 Scenario::Tuning => {
                     let measured = until_interrupted(tuning::measure(lab, kernel))?;
                     show(json, &measured)?;

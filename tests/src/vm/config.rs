@@ -1,6 +1,9 @@
 //! How a VM is configured, and the QEMU command line that makes it so.
 
-use std::{ffi::OsString, path::Path};
+use std::{
+    ffi::OsString,
+    path::{Path, PathBuf},
+};
 
 use crate::{Kernel, prepare::BootFiles};
 
@@ -19,6 +22,7 @@ pub struct VmConfig {
     pub(super) disk_bytes: Option<u64>,
     pub(super) swap_bytes: Option<u64>,
     disk_iops: Option<u32>,
+    store: Option<(PathBuf, String)>,
 }
 
 impl VmConfig {
@@ -34,6 +38,7 @@ impl VmConfig {
             disk_bytes: None,
             swap_bytes: None,
             disk_iops: None,
+            store: None,
         }
     }
 
@@ -79,6 +84,13 @@ impl VmConfig {
         self
     }
 
+    /// Adds a disk, `/dev/vda`, that somebody exports by NBD at this socket.
+    #[must_use]
+    pub fn on_store(mut self, socket: PathBuf, export: &str) -> Self {
+        self.store = Some((socket, export.to_owned()));
+        self
+    }
+
     /// Adds an empty disk to swap to: `/dev/vdb` beside a disk for files, else `/dev/vda`.
     #[must_use]
     pub fn swap_mib(mut self, mib: u64) -> Self {
@@ -113,6 +125,11 @@ impl VmConfig {
             push("-qmp", format!("unix:{},server=on,wait=off", at(socket)));
         }
         let throttle = self.disk_iops.map(|iops| format!(",throttling.iops-total={iops}")).unwrap_or_default();
+        if let Some((socket, export)) = &self.store {
+            let server = format!("file.driver=nbd,file.server.type=unix,file.server.path={}", socket.display());
+            push("-drive", format!("{server},file.export={export},if=none,id=store,format=raw"));
+            push("-device", "virtio-blk-pci,drive=store".into());
+        }
         for (file, _) in self.disks() {
             push("-drive", format!("file={},if=none,id={file},format=raw,discard=unmap{throttle}", at(file)));
             push("-device", format!("virtio-blk-pci,drive={file}"));
