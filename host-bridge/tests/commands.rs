@@ -110,6 +110,50 @@ fn a_configuration_that_cannot_be_used_exits_with_2_before_anything_is_touched()
 }
 
 #[test]
+fn a_slip_in_a_key_is_answered_with_the_key_that_was_meant() {
+    for (extra, meant) in
+        [("share = 5\n", "did you mean `shares`?"), ("[policy]\nplaner = 'static'\n", "did you mean planner?")]
+    {
+        let host = Host::new(extra);
+        let output = host.bridge("check").output().unwrap();
+        let error = text(&output.stderr);
+        assert!(output.status.code() == Some(2) && error.contains("bridge.toml") && error.contains(meant), "{error}");
+    }
+}
+
+#[test]
+fn a_configuration_that_everybody_may_write_is_refused() {
+    let host = Host::new("");
+    let folder = host.path("conf.d");
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o777)).unwrap();
+    for verb in ["check", "run"] {
+        let output = host.bridge(verb).output().unwrap();
+        let error = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{error}");
+        assert!(error.contains("conf.d: everybody may write to it (mode 0777); `chmod o-w`"), "{error}");
+    }
+    assert!(!host.path("control.sock").exists());
+}
+
+#[test]
+fn the_configuration_is_shown_with_the_line_of_each_value() {
+    let host = Host::new("");
+    let mut show = Command::new(env!("CARGO_BIN_EXE_vmtide-bridge"));
+    show.args(["config", "show", "--effective", "--origin", "--config"]).arg(host.path("bridge.toml"));
+    let output = show.output().unwrap();
+    let shown = text(&output.stdout);
+    let file = host.path("bridge.toml").display().to_string();
+    for line in [
+        &*format!("host.capacity = '1GiB'  # {file}:2\n"),
+        "intervals.quiet_ms = 10000  # built in\n",
+        "\n[[vm]]\nname = 'a'",
+    ] {
+        assert!(output.status.success() && shown.contains(line), "{line:?} is not in:\n{shown}");
+    }
+}
+
+#[test]
 fn check_finds_what_run_finds() {
     for (capacity, key) in [("512TiB", "host.capacity"), ("64MiB", "host.reserve")] {
         let host = Host::new("");

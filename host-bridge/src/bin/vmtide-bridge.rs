@@ -1,13 +1,14 @@
 //! vmtide-bridge: the daemon. Command line only.
 
 use anyhow::{Context, Result};
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 use nix::sys::stat::{Mode, umask};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::time::uptime;
-use vmtide_bridge::config::{self, Config};
+use vmtide_bridge::config::{self, Config, Layered};
 use vmtide_bridge::host::{Host, HostError};
 
 /// Turns the demand of a host's VMs into one fair plan and asks the hypervisor for it.
@@ -24,69 +25,105 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Run until SIGTERM; balloons stay where they are when it stops.
-    Run {
-        /// The configuration; *.toml in conf.d beside it are read after it.
-        #[arg(long, value_name = "FILE", default_value = config::DEFAULT_PATH)]
-        config: PathBuf,
-    },
+    Run(ConfigFile),
     /// Read the configuration, say what it means, and touch nothing.
-    Check {
-        /// The configuration; *.toml in conf.d beside it are read after it.
-        #[arg(long, value_name = "FILE", default_value = config::DEFAULT_PATH)]
-        config: PathBuf,
+    Check(ConfigFile),
+    /// Check or show the configuration.
+    #[command(subcommand)]
+    Config(Configuration),
+}
+
+#[derive(Subcommand)]
+enum Configuration {
+    /// Read it, say what it means, and touch nothing.
+    Check(ConfigFile),
+    /// Show what the files give, as one configuration.
+    Show {
+        #[command(flatten)]
+        file: ConfigFile,
+        /// With the defaults.
+        #[arg(long)]
+        effective: bool,
+        /// Say which file and line each value is from.
+        #[arg(long)]
+        origin: bool,
     },
+}
+
+#[derive(Args)]
+struct ConfigFile {
+    /// The configuration; *.toml in conf.d beside it are read after it.
+    #[arg(long, value_name = "FILE", default_value = config::DEFAULT_PATH)]
+    config: PathBuf,
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    let (Command::Run { config: path } | Command::Check { config: path }) = &cli.command;
-    let (config, host) = match read(path) {
-        Ok(read) => read,
-        Err(error) => {
-            let is_of_the_host = matches!(error.downcast_ref(), Some(HostError::Read { .. }));
-            return fail(&error, if is_of_the_host { 1 } else { 2 });
+    let done = match Cli::parse().command {
+        Command::Run(ConfigFile { config }) => run(&config),
+        Command::Check(ConfigFile { config }) | Command::Config(Configuration::Check(ConfigFile { config })) => {
+            check(&config)
         }
-    };
-    let warning = config.warning(host.limit_bytes());
-    let done = match cli.command {
-        Command::Check { .. } => {
-            println!("{}: valid, {} VMs", path.display(), config.vms.len());
-            if let Some(warning) = warning {
-                println!("warning: {warning}");
-            }
-            Ok(())
-        }
-        Command::Run { .. } => run(config, host, warning),
+        Command::Config(Configuration::Show { file, effective, origin }) => show(&file.config, effective, origin),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => fail(&error, 1),
+        // Whoever read our output has seen enough.
+        Err(error) if error.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe) => {
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("vmtide-bridge: {error:#}");
+            let is_config = error.is::<config::Error>()
+                || error.is::<config::Overreserved>()
+                || matches!(error.downcast_ref(), Some(HostError::Capacity { .. } | HostError::Reserve { .. }));
+            ExitCode::from(if is_config { 2 } else { 1 })
+        }
     }
 }
 
-/// All that can be wrong before anything is touched.
-fn read(path: &Path) -> Result<(Config, Host)> {
-    let config = Config::load(path)?;
+/// The host, as the configuration wants it used.
+fn host_of(config: &Config, path: &Path) -> Result<Host> {
     let host = Host::new(Path::new("/"), config.capacity_bytes, config.reserve_bytes)?;
     config.check_reservations(host.limit_bytes()).with_context(|| path.display().to_string())?;
-    Ok((config, host))
+    Ok(host)
 }
 
-fn fail(error: &anyhow::Error, status: u8) -> ExitCode {
-    eprintln!("vmtide-bridge: {error:#}");
-    ExitCode::from(status)
+fn check(path: &Path) -> Result<()> {
+    let layered = Layered::load(path)?;
+    let config = &layered.config;
+    let host = host_of(config, path)?;
+    let mut text = String::new();
+    for file in layered.files() {
+        text += &format!("read {}\n", file.display());
+    }
+    text += &format!("{}: valid, {} VMs\n", path.display(), config.vms.len());
+    if let Some(warning) = config.warning(host.limit_bytes()) {
+        text += &format!("warning: {warning}\n");
+    }
+    print(&text)
 }
 
-fn run(config: Config, host: Host, warning: Option<String>) -> Result<()> {
+fn show(path: &Path, effective: bool, origin: bool) -> Result<()> {
+    print(&Layered::load(path)?.text(effective, origin))
+}
+
+fn print(text: &str) -> Result<()> {
+    Ok(io::stdout().write_all(text.as_bytes())?)
+}
+
+fn run(path: &Path) -> Result<()> {
+    // All that can be wrong with it, before anything is touched.
+    let config = Config::load(path)?;
+    let host = host_of(&config, path)?;
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false);
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(false);
     // The journal stamps by itself.
     if std::env::var_os("JOURNAL_STREAM").is_some() {
         log.without_time().init();
     } else {
         log.with_timer(uptime()).init();
     }
-    if let Some(warning) = warning {
+    if let Some(warning) = config.warning(host.limit_bytes()) {
         tracing::warn!("{warning}");
     }
     // Sockets say for themselves who may open them; whatever shell or unit started us, a group may have what is its.

@@ -2,10 +2,10 @@
 
 use super::policy::{self, overlay, take_planner};
 use super::{
-    Address, Bytes, Config, CpuConfig, DEFAULT_CONTROL_SOCKET, DEFAULT_SHARES, Error, MAXIMUM_BYTES, MAXIMUM_SHARES,
-    Millicpus, RecordConfig, VmConfig,
+    Address, Bytes, Config, CpuConfig, DEFAULT_SHARES, Error, MAXIMUM_BYTES, MAXIMUM_SHARES, Millicpus, VmConfig,
+    suggest, trust,
 };
-use crate::plan::{Limits, MIB, Planner, Policy};
+use crate::plan::{Limits, MIB};
 use serde::Deserialize;
 use std::collections::HashMap;
 use std::io::ErrorKind;
@@ -22,83 +22,117 @@ const LEAST_MAXIMUM_MILLICPUS: u64 = 100;
 const LEAST_RECORD_BYTES: u64 = MIB;
 
 #[derive(Default, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
-struct File {
+pub(super) struct File {
     host: Host,
     control: Control,
     intervals: IntervalsSection,
+    /// Who plans, and the planner's numbers.
+    #[cfg_attr(feature = "schema", schemars(schema_with = "super::schema::policy"))]
     policy: policy::Section,
     record: Record,
+    /// The VMs.
     vm: Vec<Vm>,
 }
 
 #[derive(Default, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 struct Host {
+    /// What the VMs may have together, reserve included; MemTotal without it.
     capacity: Option<Bytes>,
+    /// What is never given out; 5 % of the capacity without it, at least 512 MiB, at most a quarter.
     reserve: Option<Bytes>,
 }
 
 #[derive(Default, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 struct Control {
+    /// Where `vmtide` finds the bridge: an absolute path.
     socket: Option<PathBuf>,
 }
 
 #[derive(Default, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 struct Record {
+    /// The folder of the recording: an absolute path.
     directory: Option<PathBuf>,
+    /// The most that the recording may have, 1 MiB or more; 0: nothing is recorded.
     size: Option<Bytes>,
 }
 
 #[derive(Default, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 struct IntervalsSection {
+    /// How often agents report while demand moves, milliseconds.
+    #[cfg_attr(feature = "schema", schemars(range(min = 100, max = 3_600_000)))]
     busy_ms: Option<u64>,
+    /// How often agents report while it does not, milliseconds.
+    #[cfg_attr(feature = "schema", schemars(range(min = 100, max = 3_600_000)))]
     quiet_ms: Option<u64>,
 }
 
 #[derive(Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 struct Vm {
+    /// 1 to 64 letters, digits, '.', '_' and '-'.
+    #[cfg_attr(feature = "schema", schemars(regex(pattern = r"^[A-Za-z0-9._-]{1,64}$")))]
     name: String,
+    /// It is never left with less; at least 32 MiB.
     minimum: Bytes,
+    /// What it gets back whenever it needs it; none without it.
     reservation: Option<Bytes>,
+    /// It never gets more; at most 64 TiB.
     maximum: Bytes,
+    /// Its weight when memory is short.
+    #[cfg_attr(feature = "schema", schemars(range(min = 1, max = 1_000_000)))]
     shares: Option<u32>,
+    /// The same for its CPU time.
     #[serde(default)]
     cpu: Cpu,
+    /// A QMP monitor of its own: an absolute path.
     qmp: PathBuf,
+    /// Kernel vsock: the guest's context id. Give this or `vsock`.
     cid: Option<u32>,
+    /// Hybrid vsock: the bridge listens at this path + `_7670`.
     vsock: Option<PathBuf>,
 }
 
 #[derive(Default, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 struct Cpu {
+    /// Its weight for CPU time; that for memory without it.
+    #[cfg_attr(feature = "schema", schemars(range(min = 1, max = 1_000_000)))]
     shares: Option<u32>,
+    /// CPU time that it can have when it wants it.
     minimum: Option<Millicpus>,
+    /// CPU time that it never gets more than, at least 0.1; its vCPUs without it.
     maximum: Option<Millicpus>,
 }
 
 pub(super) fn load(path: &Path) -> Result<Config, Error> {
-    let mut config = Config {
-        capacity_bytes: None,
-        reserve_bytes: None,
-        control_socket: DEFAULT_CONTROL_SOCKET.into(),
-        intervals: Intervals::default(),
-        planner: Planner::default(),
-        policy: Policy::default(),
-        record: RecordConfig::default(),
-        vms: Vec::new(),
-    };
+    check(path, &texts(path)?)
+}
+
+/// The main file and its drop-ins with what they say, in the order in which they are read.
+pub(super) fn texts(path: &Path) -> Result<Vec<(PathBuf, String)>, Error> {
+    files(path)?.into_iter().map(|path| trust::read(&path).map(|text| (path, text))).collect()
+}
+
+/// What `texts` mean; `path` is the main file.
+pub(super) fn check(path: &Path, texts: &[(PathBuf, String)]) -> Result<Config, Error> {
+    let mut config = Config::default();
     let mut taken = Taken::default();
-    for path in files(path)? {
-        let text = std::fs::read_to_string(&path).map_err(|source| Error::Read { path: path.clone(), source })?;
-        let file: File = toml::from_str(&text)
-            .map_err(|error| Error::Syntax { path: path.clone(), message: error.to_string().trim_end().to_owned() })?;
-        apply(&mut config, file, &path, &mut taken)?;
+    for (path, text) in texts {
+        let file: File = toml::from_str(text)
+            .map_err(|error| Error::Syntax { path: path.clone(), message: suggest::explained(&error) })?;
+        apply(&mut config, file, path, &mut taken)?;
     }
     agree(&config).map_err(|(key, message)| Error::Value { path: path.to_owned(), key: key.to_owned(), message })?;
     Ok(config)
@@ -114,6 +148,7 @@ fn files(path: &Path) -> Result<Vec<PathBuf>, Error> {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(files),
         Err(error) => return Err(read_error(error)),
     };
+    trust::check(&folder, &std::fs::metadata(&folder).map_err(read_error)?)?;
     let mut dropins = Vec::new();
     for entry in entries {
         let path = entry.map_err(read_error)?.path();
@@ -295,6 +330,7 @@ fn absolute(path: PathBuf) -> Result<PathBuf, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plan::{Planner, Policy};
 
     const VM: &str = "name = 'a'\nminimum = '128MiB'\nmaximum = '1GiB'\nqmp = '/q'\ncid = 3\n";
 

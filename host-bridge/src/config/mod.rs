@@ -1,18 +1,27 @@
 //! The bridge's configuration: `bridge.toml`, then the files of `conf.d` beside it in the order of their names.
 //!
 //! Files in, one checked [`Config`] out, or an [`Error`] that names the file, the key and what is allowed. A
-//! later file adds `[[vm]]` entries and overrides single keys of the other sections.
+//! later file adds `[[vm]]` entries and overrides single keys of the other sections. A file that somebody else than
+//! root and the bridge's user could write is refused; [`Layered`] also knows which line each value is from.
 
 mod bytes;
 mod cpus;
 mod file;
+mod layers;
 mod policy;
+#[cfg(feature = "schema")]
+mod schema;
+mod suggest;
+mod trust;
 
 pub(crate) use file::check_limits;
 
 pub use bytes::Bytes;
 pub use cpus::Millicpus;
+pub use layers::Layered;
 pub use policy::assign;
+#[cfg(feature = "schema")]
+pub use schema::schema;
 
 use crate::plan::{Limits, Planner, Policy};
 use std::path::{Path, PathBuf};
@@ -44,6 +53,14 @@ pub enum Error {
         path: PathBuf,
         /// Why.
         source: std::io::Error,
+    },
+    /// Somebody else could write it.
+    #[error("{}: {reason}", path.display())]
+    Untrusted {
+        /// The file or folder.
+        path: PathBuf,
+        /// Who could, and what to do.
+        reason: String,
     },
     /// Not TOML, an unknown key or a value of the wrong kind; the source has the line.
     #[error("{}: {message}", path.display())]
@@ -114,6 +131,21 @@ pub struct RecordConfig {
 impl Default for RecordConfig {
     fn default() -> Self {
         Self { directory: DEFAULT_RECORD_DIRECTORY.into(), size_bytes: DEFAULT_RECORD_BYTES }
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            capacity_bytes: None,
+            reserve_bytes: None,
+            control_socket: DEFAULT_CONTROL_SOCKET.into(),
+            intervals: Intervals::default(),
+            planner: Planner::default(),
+            policy: Policy::default(),
+            record: RecordConfig::default(),
+            vms: Vec::new(),
+        }
     }
 }
 

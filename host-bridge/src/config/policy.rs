@@ -3,7 +3,7 @@
 //! The keys are those of [`Policy`]; what a value may be follows from the unit that ends its key. So a number that
 //! the planner gains can be set, and is checked, without a word here.
 
-use super::{Bytes, MAXIMUM_BYTES};
+use super::{Bytes, MAXIMUM_BYTES, suggest};
 use crate::plan::{Planner, Policy, UnknownPlanner};
 use serde::Deserialize;
 use serde_json::Value;
@@ -40,7 +40,11 @@ pub(super) fn overlay(policy: &Policy, section: Section) -> Result<Policy, (Stri
     for (key, found) in section {
         if !numbers.contains_key(&key) {
             let known: Vec<&str> = numbers.keys().map(String::as_str).chain(["planner"]).collect();
-            return Err(wrong(&key, format!("is unknown; allowed are {}", known.join(", "))));
+            let meant = suggest::nearest(&key, known.iter().copied()).map(|word| format!("; did you mean {word}?"));
+            return Err(wrong(
+                &key,
+                format!("is unknown; allowed are {}{}", known.join(", "), meant.unwrap_or_default()),
+            ));
         }
         let number = number(&key, &found).map_err(|message| wrong(&key, message))?;
         numbers.insert(key, number.into());
@@ -77,8 +81,13 @@ pub fn assign(policy: &Policy, assignments: &[(String, String)]) -> Result<Polic
     Ok(policy)
 }
 
+/// Whether the number of this key is an amount of memory.
+pub(super) fn is_bytes(key: &str) -> bool {
+    key.ends_with("_bytes") || key.ends_with("_bytes_per_s")
+}
+
 fn number(key: &str, found: &Value) -> Result<u64, String> {
-    let (number, most, allowed) = if key.ends_with("_bytes") || key.ends_with("_bytes_per_s") {
+    let (number, most, allowed) = if is_bytes(key) {
         let bytes = Bytes::deserialize(found).map_err(|error| error.to_string())?;
         (Some(bytes.0), MAXIMUM_BYTES, "at most \"64TiB\", as \"64MiB\" or a number of bytes".to_owned())
     } else {
