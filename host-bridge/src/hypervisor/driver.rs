@@ -25,7 +25,7 @@ const RESTING_POLL: Duration = Duration::from_secs(5);
 const IO_POLL: Duration = Duration::from_secs(1);
 const IO_QUIET_POLL: Duration = Duration::from_secs(5);
 /// More operations than this between two looks are much.
-const IO_QUIET_OPS: u64 = 20;
+const IO_QUIET_OPS: u64 = 4;
 /// How long a bridge that stops waits for a hypervisor to take a throttle away.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Back-off between two attempts to connect.

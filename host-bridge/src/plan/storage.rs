@@ -13,7 +13,8 @@
 //! **What counts** is what the hypervisor measured. A guest's own report of its I/O is not looked at: it could gain by it.
 //! The *rate* of a VM is its bytes and [`OP_BYTES`] for each operation, so that small operations are not free.
 //!
-//! **Who waits**: a VM whose operations take longer than `io_latency_ms` on average though it does no more than its share. A VM
+//! **Who waits**: a VM whose operations take longer than `io_latency_ms` on average (half of that while somebody is held)
+//! though it does no more than its share. A VM
 //! that floods the store waits in its own queue, and one that is throttled waits for its throttle: neither is a
 //! sign of shortage, the first by this rule, the second because throttled disks' times are not counted.
 //! Besides, the host's own hint counts ([`super::Shortage`]), for waiting that no VM shows.
@@ -78,12 +79,12 @@ impl IoUse {
     }
 
     /// Whether it does more than a heartbeat, or would if it did not have to wait.
-    fn is_at_work(&self, policy: &Policy) -> bool {
-        self.ops_per_s >= IDLE_OPS_PER_S || self.is_slow(policy)
+    fn is_at_work(&self, line_us: u64) -> bool {
+        self.ops_per_s >= IDLE_OPS_PER_S || self.is_slow(line_us)
     }
 
-    fn is_slow(&self, policy: &Policy) -> bool {
-        self.latency_us.is_some_and(|latency_us| latency_us >= policy.io_latency_ms.saturating_mul(1000))
+    fn is_slow(&self, line_us: u64) -> bool {
+        self.latency_us.is_some_and(|latency_us| latency_us >= line_us)
     }
 }
 
@@ -174,17 +175,19 @@ impl IoPlanner {
         } else {
             self.capacity = total;
         }
-        let works: Vec<&IoView> = vms.iter().filter(|vm| vm.done.is_at_work(policy)).collect();
+        // While somebody is held the line is half as high: to be just under it is not worth stopping at.
+        let line_us = policy.io_latency_ms.saturating_mul(if is_held { 500 } else { 1000 });
+        let works: Vec<&IoView> = vms.iter().filter(|vm| vm.done.is_at_work(line_us)).collect();
         let weights: u128 = works.iter().map(|vm| weight(vm)).sum();
         let capacity = u128::from(self.capacity);
         let keeps_to_part = |vm: &IoView| u128::from(vm.done.rate()) * weights <= capacity * weight(vm);
         let others_work = works.len() > 1;
-        let waits = works.iter().any(|vm| vm.done.is_slow(policy) && keeps_to_part(vm));
+        let waits = works.iter().any(|vm| vm.done.is_slow(line_us) && keeps_to_part(vm));
         let is_short = others_work && (host_short || waits);
         let is_content =
-            |(vm, held): (&IoView, &Held)| held.rate.is_none() && keeps_to_part(vm) && !vm.done.is_slow(policy);
+            |(vm, held): (&IoView, &Held)| held.rate.is_none() && keeps_to_part(vm) && !vm.done.is_slow(line_us);
         let content: Vec<bool> = vms.iter().zip(&self.held).map(is_content).collect();
-        let shares = self.shares(vms, &content, policy);
+        let shares = self.shares(vms, &content, line_us, policy);
         let rules = if is_short {
             self.calm_since = None;
             let since = *self.short_since.get_or_insert(now_ms);
@@ -203,7 +206,7 @@ impl IoPlanner {
     }
 
     /// What each may take: the capacity by shares, where nobody who is content is given much more than it takes.
-    fn shares(&self, vms: &[IoView], content: &[bool], policy: &Policy) -> Vec<u64> {
+    fn shares(&self, vms: &[IoView], content: &[bool], line_us: u64, policy: &Policy) -> Vec<u64> {
         let want = |(vm, content): (&IoView, &bool)| {
             let rate = vm.done.rate();
             // How much those want who wait or are held, nobody knows.
@@ -212,7 +215,7 @@ impl IoPlanner {
         let wants: Vec<u64> = vms.iter().zip(content).map(want).collect();
         let mut given = vec![0; vms.len()];
         let mut left = self.capacity;
-        let mut open: Vec<usize> = (0..vms.len()).filter(|vm| vms[*vm].done.is_at_work(policy)).collect();
+        let mut open: Vec<usize> = (0..vms.len()).filter(|vm| vms[*vm].done.is_at_work(line_us)).collect();
         while !open.is_empty() {
             let weights: u128 = open.iter().map(|vm| weight(&vms[*vm])).sum();
             let part = |vm: usize| narrow(u128::from(left) * weight(&vms[vm]) / weights.max(1));
