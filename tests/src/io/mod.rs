@@ -20,15 +20,15 @@ pub use store::Store;
 use crate::{Kernel, Lab, Vm, VmConfig, fleet::FleetConfig, wait_for};
 
 const STORE_IOPS: u32 = 500;
-const IMAGE_MIB: u64 = 1024;
+const IMAGE_MIB: u64 = 512;
 /// Long enough for the first throttle and several tries to let go.
 const WINDOW: Duration = Duration::from_secs(60);
 const SHORT_WINDOW: Duration = Duration::from_secs(20);
 const SETTLE: Duration = Duration::from_secs(5);
 const SOON: Duration = Duration::from_secs(60);
-const VICTIM: &str = "vmtide-load --phases file=900M:3600s --rate 100";
+const VICTIM: &str = "vmtide-load --phases file=500M:3600s --rate 100";
 const FLOOD: &str = "for i in $(seq 32); do
-    while :; do dd if=/dev/vda of=/dev/null bs=4k iflag=direct skip=$((i * 8000)) count=8000; done &
+    while :; do dd if=/dev/vda of=/dev/null bs=4k iflag=direct skip=$((i * 4000 - 4000)) count=4000; done &
 done
 wait
 ";
