@@ -56,7 +56,8 @@ impl Machine {
             lab.binary("vmtide-guest").display()
         );
         for (from, to) in also {
-            script += &format!("write {} {to}\n", from.display());
+            // It does not overwrite, and goes on where there is nothing to remove.
+            script += &format!("rm {to}\nwrite {} {to}\nset_inode_field {to} mode 0100755\n", from.display());
         }
         fs::write(at("debugfs"), script)?;
         run(Command::new("debugfs").arg("-w").arg("-f").arg(at("debugfs")).arg(at("disk.raw")))?;
