@@ -17,3 +17,14 @@ pub mod record;
 pub mod replay;
 pub mod simulate;
 mod socket;
+
+/// An error and all its sources, on one line or more.
+fn full_text(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text = format!("{text}: {error}");
+        source = error.source();
+    }
+    text
+}

@@ -154,6 +154,60 @@ fn the_configuration_is_shown_with_the_line_of_each_value() {
 }
 
 #[test]
+fn a_hangup_takes_in_the_configuration_or_nothing_of_it() {
+    let host = Host::new("");
+    let path = host.path("bridge.toml");
+    let first = std::fs::read_to_string(&path).unwrap();
+    let bridge = host.start();
+    let hang_up =
+        || assert!(Command::new("kill").args(["-HUP", &bridge.0.id().to_string()]).status().unwrap().success());
+    let reloaded = |expected: &dyn Fn(&Value) -> bool| {
+        let patience = Instant::now() + Duration::from_secs(20);
+        loop {
+            let status = host.json(&["status"]);
+            if expected(&status["reload"]) {
+                return status;
+            }
+            assert!(Instant::now() < patience, "{status}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    };
+    let names = || host.json(&["list"]).as_array().unwrap().iter().map(|vm| vm["name"].to_string()).collect::<String>();
+
+    // Other limits, another VM, and a socket that only the next start can move.
+    let b = format!(
+        "[[vm]]\nname = 'b'\nminimum = '64MiB'\nmaximum = '128MiB'\nqmp = '{0}'\nvsock = '{0}.vsock'\n",
+        host.path("b").display()
+    );
+    let changed = first.replace("maximum = '512MiB'", "maximum = '256MiB'").replace("control.sock", "other.sock");
+    std::fs::write(&path, changed + &b).unwrap();
+    hang_up();
+    let status = reloaded(&|reload| reload["error"].is_null() && !reload.is_null());
+    assert_eq!(status["reload"]["at_next_start"], json!(["control.socket"]));
+    assert_eq!(names(), "\"a\"\"b\"");
+    assert_eq!(host.json(&["explain", "a"])["vm"]["maximum_bytes"], 256 << 20);
+    assert!(host.path("b.vsock_7670").exists() && host.path("control.sock").exists());
+
+    // Garbage changes nothing.
+    std::fs::write(&path, "[[vm]\n").unwrap();
+    hang_up();
+    let status = reloaded(&|reload| reload["error"].as_str().is_some_and(|error| error.contains("bridge.toml")));
+    assert_eq!((names(), &status["vms"]), ("\"a\"\"b\"".to_owned(), &json!(2)));
+    let shown = text(&host.vmtide(&["status"]).stdout);
+    assert!(shown.contains("config     NOT taken in at"), "{shown}");
+
+    // Who is gone from the files is not listened to any more, and its name is free.
+    std::fs::write(&path, first).unwrap();
+    hang_up();
+    reloaded(&|reload| reload["error"].is_null());
+    assert_eq!(names(), "\"a\"");
+    assert!(!host.path("b.vsock_7670").exists());
+    let shown = text(&host.vmtide(&["events"]).stdout);
+    assert!(shown.contains("b  it is no longer in the configuration; its balloon stays where it is"), "{shown}");
+    assert!(bridge.terminate());
+}
+
+#[test]
 fn check_finds_what_run_finds() {
     for (capacity, key) in [("512TiB", "host.capacity"), ("64MiB", "host.reserve")] {
         let host = Host::new("");

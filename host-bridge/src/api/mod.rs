@@ -21,7 +21,7 @@ use types::{Change, Refusal, Status, Vm};
 pub trait Control {
     /// The host and the bridge at a glance.
     fn status(&self) -> Status;
-    /// All VMs, in the order of the configuration.
+    /// All VMs, in the order of the configuration; those that it gained later at the end.
     fn vms(&self) -> Vec<Vm>;
     /// One VM.
     ///

@@ -48,9 +48,23 @@ pub struct Status {
     pub reaction_ms: Reaction,
     /// Connections that were refused: of addresses without a VM, of VMs that dial too often, without a proper hello.
     pub refused: u64,
+    /// What came of reading the configuration again; `None` while nobody asked for that.
+    #[serde(default)]
+    pub reload: Option<Reload>,
     /// The performance index of all VMs over the last minute, weighted by their maximums.
     #[serde(default)]
     pub performance: Indices,
+}
+
+/// What came of reading the configuration again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reload {
+    /// When, in milliseconds since 1970.
+    pub at_unix_ms: u64,
+    /// Why the configuration from before still holds; `None` when the new one does.
+    pub error: Option<String>,
+    /// Keys and sections that changed and are taken in by the next start only.
+    pub at_next_start: Vec<String>,
 }
 
 /// From a guest's first stalled or predicted microsecond to its larger allocation confirmed.

@@ -129,5 +129,5 @@ fn run(path: &Path) -> Result<()> {
     // Sockets say for themselves who may open them; whatever shell or unit started us, a group may have what is its.
     umask(Mode::S_IRWXO);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    Ok(runtime.block_on(vmtide_bridge::bridge::run(config, host))?)
+    Ok(runtime.block_on(vmtide_bridge::bridge::run(config, path.to_owned(), host))?)
 }

@@ -13,8 +13,9 @@ use std::time::Duration;
 impl Bridge {
     pub(super) fn number(&self, name: &str) -> Result<usize, Refusal> {
         self.numbers.get(name).copied().ok_or_else(|| {
-            let mut known: Vec<&str> = self.vms.iter().map(|vm| vm.config.name.as_str()).take(8).collect();
-            if self.vms.len() > known.len() {
+            let named = self.vms.iter().filter(|vm| !vm.removed).map(|vm| vm.config.name.as_str());
+            let mut known: Vec<&str> = named.take(8).collect();
+            if self.numbers.len() > known.len() {
                 known.push("…");
             }
             let message = format!("there is no VM {name:?}; there are: {}", known.join(", "));
@@ -81,18 +82,19 @@ impl Control for Bridge {
             short_of: self.short_of(),
             cpu_stall_permille: self.shortage.cpu().average_permille(),
             io_stall_permille: self.shortage.io().average_permille(),
-            vms: self.vms.len(),
+            vms: self.vms.iter().filter(|vm| !vm.removed).count(),
             vms_reachable: self.vms.iter().filter(|vm| matches!(vm.hypervisor, Hypervisor::Attached(_))).count(),
             agents: self.guests.sessions(),
             decisions: self.decisions,
             reaction_ms: self.reactions.summary(),
             refused: self.refused,
+            reload: self.reload.clone(),
             performance: self.host_indices(),
         }
     }
 
     fn vms(&self) -> Vec<types::Vm> {
-        (0..self.vms.len()).map(|number| self.describe(number)).collect()
+        (0..self.vms.len()).filter(|number| !self.vms[*number].removed).map(|number| self.describe(number)).collect()
     }
 
     fn vm(&self, name: &str) -> Result<types::Vm, Refusal> {

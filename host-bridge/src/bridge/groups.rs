@@ -27,9 +27,20 @@ struct Seat {
 }
 
 impl Groups {
-    /// For `vms` VMs on the host below `root`, with notes about what was changed in `folder`.
-    pub(super) fn new(root: &Path, folder: &Path, vms: usize) -> Self {
-        Self { root: root.to_owned(), folder: folder.to_owned(), seats: (0..vms).map(|_| Seat::default()).collect() }
+    /// On the host below `root`, without VMs yet, with notes about what was changed in `folder`.
+    pub(super) fn new(root: &Path, folder: &Path) -> Self {
+        Self { root: root.to_owned(), folder: folder.to_owned(), seats: Vec::new() }
+    }
+
+    /// Takes in another VM.
+    pub(super) fn add(&mut self) {
+        self.seats.push(Seat::default());
+    }
+
+    /// Puts back what the group of a VM had that is steered no longer.
+    pub(super) fn remove(&mut self, vm: usize) {
+        self.seats[vm].let_go();
+        self.seats[vm] = Seat::default();
     }
 
     /// Takes in who runs a VM.

@@ -11,6 +11,8 @@
 //! [`Bridge`] and carries out the effects. It plans each second, and sooner (yet never more often than each 20 ms) when a
 //! guest is in need or bytes were freed.
 //!
+//! On SIGHUP the configuration is read again and taken in, or refused as a whole.
+//!
 //! When it stops, by intent or not, balloons stay where they are and agents go on: nobody is worse off than
 //! with the last plan. The next bridge reads everything back. vCPUs that were taken offline come back with the session's
 //! end; cgroups get back what they had, after a crash from the next bridge. Disks are let go; those of a bridge that was killed,
@@ -24,6 +26,8 @@ mod hints;
 mod optimize;
 mod performance;
 mod reaction;
+mod reload;
+mod shell;
 mod state;
 mod storage;
 #[cfg(test)]
@@ -31,23 +35,22 @@ mod tests;
 mod vm;
 mod yielding;
 
+pub use reload::Changes;
 pub use state::{Bridge, Effect, Now};
 
 use crate::api::server::{self, Server};
 use crate::cgroup;
-use crate::config::{Config, RecordConfig};
+use crate::config::Config;
 use crate::guests::{Guests, ListenError};
 use crate::host::{Host, HostError};
 use crate::hypervisor::driver::{self, Driver};
-use crate::hypervisor::qemu::Qemu;
-use crate::record::{self, Recorder};
 use groups::Groups;
-use std::path::Path;
+use shell::{Shell, start_recorder};
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval, sleep_until};
-use vmtide_protocol::BridgeMessage;
 
 /// How often a plan is made while nothing happens.
 const TICK: Duration = Duration::from_secs(1);
@@ -74,15 +77,17 @@ pub enum Error {
     Thread(#[source] std::io::Error),
 }
 
-/// Runs the bridge of `host` until SIGTERM or SIGINT.
+/// Runs the bridge of `host` until SIGTERM or SIGINT. SIGHUP: `path` is read again.
 ///
 /// # Errors
 /// [`Error`] when it cannot start; nothing has been asked of any VM then.
-pub async fn run(config: Config, mut host: Host) -> Result<(), Error> {
+pub async fn run(config: Config, path: PathBuf, mut host: Host) -> Result<(), Error> {
     let clock = Clock { started: Instant::now() };
+    // First of all: without it the signal ends the process.
+    let mut hangup = signal(SignalKind::hangup())?;
     let reading = host.read(clock.now().ms)?;
     let mut bridge = Bridge::new(&config, host.view(&reading));
-    let mut recorder = start_recorder(&config, clock.now())?;
+    let recorder = start_recorder(&config, &bridge, clock.now())?;
     if recorder.is_some() {
         bridge.keep_records();
     }
@@ -95,14 +100,14 @@ pub async fn run(config: Config, mut host: Host) -> Result<(), Error> {
     let (calls, mut from_api) = mpsc::channel(WAITING_INPUTS);
     let serving = tokio::spawn(server.serve(calls));
     let (sightings, mut from_drivers) = mpsc::channel(WAITING_INPUTS);
-    let start = |(number, vm): (usize, &crate::config::VmConfig)| {
-        Driver::start::<Qemu>(number, vm.qmp.clone(), sightings.clone())
-    };
-    let mut drivers: Vec<Driver> = config.vms.iter().enumerate().map(start).collect();
-    tracing::info!(vms = drivers.len(), control = %config.control_socket.display(), "vmtide-bridge runs");
-
     let folder = config.control_socket.parent().unwrap_or(Path::new("/"));
-    let mut groups = Groups::new(Path::new("/"), folder, config.vms.len());
+    let groups = Groups::new(Path::new("/"), folder);
+    let mut shell = Shell { path, config, host, guests, groups, drivers: Vec::new(), sightings, recorder };
+    for vm in shell.config.vms.clone() {
+        shell.drive(&vm);
+    }
+    tracing::info!(vms = shell.drivers.len(), control = %shell.config.control_socket.display(), "vmtide-bridge runs");
+
     let mut tick = interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut last_plan = tokio::time::Instant::now();
@@ -111,7 +116,7 @@ pub async fn run(config: Config, mut host: Host) -> Result<(), Error> {
         let replan = bridge.replan_after();
         tokio::select! {
             Some((vm, sighting)) = from_drivers.recv() => {
-                groups.on_sighting(vm, &sighting);
+                shell.on_sighting(vm, &sighting);
                 bridge.at(clock.now()).on_sighting(vm, sighting);
             }
             (vm, event) = from_guests.next() => bridge.at(clock.now()).on_guest(vm, &event),
@@ -122,10 +127,10 @@ pub async fn run(config: Config, mut host: Host) -> Result<(), Error> {
             }
             _ = tick.tick() => {
                 let now = clock.now();
-                bridge.refused += guests.take_refused();
-                match host.read(now.ms) {
+                bridge.refused += shell.guests.take_refused();
+                match shell.host.read(now.ms) {
                     Ok(reading) => {
-                        bridge.at(now).on_host(host.view(&reading), &reading.load());
+                        bridge.at(now).on_host(shell.host.view(&reading), &reading.load());
                         is_read = true;
                     }
                     Err(error) => {
@@ -137,63 +142,33 @@ pub async fn run(config: Config, mut host: Host) -> Result<(), Error> {
                     }
                 }
                 bridge.at(now).plan();
-                for (vm, found) in groups.find(now.ms) {
+                for (vm, found) in shell.groups.find(now.ms) {
                     bridge.on_group(vm, found);
                 }
-                bridge.on_cpu(cgroup::host_cpus(Path::new("/")).unwrap_or(0), &groups.used(now.ms));
+                bridge.on_cpu(cgroup::host_cpus(Path::new("/")).unwrap_or(0), &shell.groups.used(now.ms));
                 last_plan = tokio::time::Instant::now();
+            }
+            _ = hangup.recv() => {
+                let now = clock.now();
+                shell.reload(bridge.at(now), now).await;
             }
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
         }
-        for effect in bridge.take_effects() {
-            match effect {
-                Effect::SetTarget { vm, bytes } => drivers[vm].set_target(bytes),
-                Effect::SetThrottle { vm, throttle } => drivers[vm].set_throttle(throttle),
-                Effect::TellAllocation { vm, allocation } => guests.set_allocation(vm, allocation),
-                Effect::ForgetAllocation { vm } => guests.forget_allocation(vm),
-                Effect::TellHost(host) => guests.set_host(host),
-                // One whose session has just ended does not answer, which is looked after.
-                Effect::Yield { vm, request } => _ = guests.request(vm, BridgeMessage::YieldMemory(request)),
-                Effect::SetCpuTime { vm, shares, quota_millicpus } => {
-                    if let Err(error) = groups.set(vm, shares, quota_millicpus) {
-                        bridge.on_group_refused(vm, &error.to_string());
-                    }
-                }
-                Effect::SetOnlineCpus { vm, request } => {
-                    if !guests.request(vm, BridgeMessage::SetOnlineCpus(request)) {
-                        bridge.on_request_unsent(vm);
-                    }
-                }
-                Effect::SetVcpus { vm, vcpus } => drivers[vm].set_vcpus(vcpus),
-            }
-        }
-        if let Some(recorder) = &mut recorder {
-            bridge.take_records().into_iter().for_each(|record| recorder.record(record));
-        }
+        shell.carry_out(&mut bridge);
     }
     tracing::info!("stopping; balloons stay where they are, cgroups get back what they had");
-    groups.restore();
+    shell.groups.restore();
     serving.abort();
     // Awaited so that its socket is unlinked before the process ends.
     let _ = serving.await;
-    guests.stop().await;
+    shell.guests.stop().await;
+    let mut drivers: Vec<Driver> = shell.drivers.into_iter().flatten().collect();
     driver::release(&mut drivers).await;
-    if let Some(recorder) = recorder {
+    if let Some(recorder) = shell.recorder {
         recorder.stop();
     }
     Ok(())
-}
-
-/// The recorder of a run that begins `now`; `None` when the configuration wants none.
-fn start_recorder(config: &Config, now: Now) -> Result<Option<Recorder>, Error> {
-    let RecordConfig { directory, size_bytes } = config.record.clone();
-    if size_bytes == 0 {
-        return Ok(None);
-    }
-    let names = config.vms.iter().map(|vm| vm.name.clone()).collect();
-    let header = record::Header::new(now.unix_ms, config.planner, config.policy.clone(), names);
-    Recorder::start(directory, size_bytes, header).map(Some).map_err(Error::Thread)
 }
 
 struct Clock {

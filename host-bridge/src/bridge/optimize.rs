@@ -182,6 +182,13 @@ impl Bridge {
         }
     }
 
+    /// Ends the lease that goes on, if this VM has a part in it.
+    pub(super) fn end_lease_of(&mut self, number: usize, why: &str) {
+        if self.is_leased(number) {
+            self.end_lease(why);
+        }
+    }
+
     /// An operator's pause wins.
     pub(super) fn pause_leased(&mut self, number: Option<usize>) {
         if number.is_none_or(|number| self.is_leased(number)) {

@@ -45,6 +45,6 @@ impl Bridge {
             let weights = Each { memory: self.vms[number].limits().maximum_bytes, cpu: cpus, io: 1 };
             (self.indices(number), weights)
         };
-        whole_host(&(0..self.vms.len()).map(vm).collect::<Vec<_>>())
+        whole_host(&(0..self.vms.len()).filter(|number| !self.vms[*number].removed).map(vm).collect::<Vec<_>>())
     }
 }

@@ -6,6 +6,7 @@ use super::optimize::Lease;
 use super::reaction::{Reactions, Waiting};
 use super::storage::Storage;
 use super::vm::{Hypervisor, Vm};
+use crate::api::types::Reload;
 use crate::config::{Bytes, Config};
 use crate::guests::{GuestEvent, Views};
 use crate::hypervisor::driver::{PAGE_BYTES, Sighting};
@@ -89,6 +90,23 @@ pub enum Effect {
     },
 }
 
+impl Effect {
+    /// The VM that it is for; `None` for all of them.
+    pub(super) fn vm(&self) -> Option<usize> {
+        match *self {
+            Self::SetTarget { vm, .. }
+            | Self::SetThrottle { vm, .. }
+            | Self::TellAllocation { vm, .. }
+            | Self::ForgetAllocation { vm }
+            | Self::Yield { vm, .. }
+            | Self::SetCpuTime { vm, .. }
+            | Self::SetOnlineCpus { vm, .. }
+            | Self::SetVcpus { vm, .. } => Some(vm),
+            Self::TellHost(_) => None,
+        }
+    }
+}
+
 /// The time of an input: monotonic for the plan, since 1970 for people.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Now {
@@ -122,6 +140,8 @@ pub struct Bridge {
     /// What the guests know of it.
     pub(super) told: Host,
     pub(super) cpu: CpuBoard,
+    /// What came of reading the configuration again; `None` while nobody asked for that.
+    pub(super) reload: Option<Reload>,
     pub(super) effects: Vec<Effect>,
     pub(super) lease: Option<Lease>,
     pub(super) leases: u64,
@@ -153,6 +173,7 @@ impl Bridge {
             storage: Storage::new(config.vms.len()),
             told: Host::default(),
             cpu: CpuBoard::new(config.vms.len()),
+            reload: None,
             effects: Vec::new(),
             lease: None,
             leases: 0,
@@ -194,6 +215,10 @@ impl Bridge {
 
     /// Takes in what a driver saw.
     pub fn on_sighting(&mut self, number: usize, sighting: Sighting) {
+        // Underway while the VM was removed.
+        if self.vms[number].removed {
+            return;
+        }
         match sighting {
             Sighting::Attached(state) => self.on_attached(number, state),
             Sighting::State { state, accepted_bytes } => self.on_state(number, state, accepted_bytes),
@@ -350,6 +375,9 @@ impl Bridge {
 
     /// Takes in what a guest said, or what became of its session.
     pub fn on_guest(&mut self, number: usize, event: &GuestEvent) {
+        if self.vms[number].removed {
+            return;
+        }
         let now_ms = self.now.ms;
         self.guests.apply(number, now_ms, event);
         self.meter_guest(number, event);
@@ -474,7 +502,7 @@ impl Bridge {
     }
 
     /// Says what came of the newest decision about a VM, if it is still under way.
-    fn settle(&mut self, number: usize, outcome: Outcome) {
+    pub(super) fn settle(&mut self, number: usize, outcome: Outcome) {
         let vm = &mut self.vms[number];
         let Some(decision) = vm.decisions.settle(outcome) else { return };
         if let Some(records) = &mut self.records {

@@ -38,6 +38,17 @@ impl Storage {
     pub(super) fn new(vms: usize) -> Self {
         Self { planner: IoPlanner::new(vms), vms: (0..vms).map(|_| Disks::default()).collect() }
     }
+
+    /// Takes in another VM.
+    pub(super) fn add(&mut self) {
+        self.planner.add();
+        self.vms.push(Disks::default());
+    }
+
+    /// Drops all that is known of a VM that is steered no longer.
+    pub(super) fn forget(&mut self, number: usize) {
+        self.vms[number] = Disks::default();
+    }
 }
 
 impl Disks {

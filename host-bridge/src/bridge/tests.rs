@@ -21,6 +21,17 @@ fn bridge(capacity_mib: u64) -> Bridge {
 }
 
 fn bridge_by(planner: Planner, capacity_mib: u64) -> Bridge {
+    let config = config_by(planner, capacity_mib);
+    let host = HostView {
+        capacity_bytes: capacity_mib * MIB,
+        reserve_bytes: 0,
+        available_bytes: None,
+        stall_full_permille: 0,
+    };
+    Bridge::new(&config, host)
+}
+
+fn config_by(planner: Planner, capacity_mib: u64) -> Config {
     let limits = Limits { minimum_bytes: 128 * MIB, reservation_bytes: 0, maximum_bytes: RAM, shares: 1000 };
     let vm = |name: &str, cid| VmConfig {
         name: name.to_owned(),
@@ -29,7 +40,7 @@ fn bridge_by(planner: Planner, capacity_mib: u64) -> Bridge {
         qmp: format!("/{name}").into(),
         address: Address::Cid(cid),
     };
-    let config = Config {
+    Config {
         capacity_bytes: Some(capacity_mib * MIB),
         reserve_bytes: Some(0),
         control_socket: "/c".into(),
@@ -38,14 +49,7 @@ fn bridge_by(planner: Planner, capacity_mib: u64) -> Bridge {
         policy: Policy::default(),
         record: RecordConfig::default(),
         vms: vec![vm("a", 3), vm("b", 4)],
-    };
-    let host = HostView {
-        capacity_bytes: capacity_mib * MIB,
-        reserve_bytes: 0,
-        available_bytes: None,
-        stall_full_permille: 0,
-    };
-    Bridge::new(&config, host)
+    }
 }
 
 fn state(allocation_mib: u64) -> MachineState {
@@ -435,5 +439,6 @@ mod cpu;
 mod hints;
 mod optimize;
 mod performance;
+mod reload;
 mod storage;
 mod yielding;

@@ -36,6 +36,8 @@ pub(super) struct Vm {
     /// When the move that is under way began.
     pub moving_since: Option<Millis>,
     pub paused: bool,
+    /// Whether it is no longer in the configuration: its number is nobody's any more.
+    pub removed: bool,
     pub waiting: Waiting,
     pub asking: Asking,
     pub verdict: Option<Verdict>,
@@ -53,6 +55,7 @@ impl Vm {
             history: History::default(),
             moving_since: None,
             paused: false,
+            removed: false,
             waiting: Waiting::default(),
             asking: Asking::default(),
             verdict: None,

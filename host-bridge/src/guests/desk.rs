@@ -4,6 +4,7 @@ use super::VmIndex;
 use super::registry::Registry;
 use crate::config::VmConfig;
 use std::fmt;
+use std::sync::{Arc, PoisonError, RwLock};
 use tokio::sync::{broadcast, watch};
 use tokio::time::Instant;
 use vmtide_protocol::bridge::{Allocation, BridgeMessage, Host, Intervals};
@@ -13,7 +14,7 @@ const REQUESTS: usize = 16;
 
 #[derive(Debug)]
 pub(super) struct Desk {
-    pub(super) vms: Vec<Lines>,
+    vms: RwLock<Vec<Arc<Lines>>>,
     pub(super) intervals: Intervals,
     pub(super) host: watch::Sender<Host>,
     pub(super) registry: Registry,
@@ -27,28 +28,46 @@ pub(super) struct Lines {
     pub(super) maximum_bytes: u64,
     pub(super) allocation: watch::Sender<Option<Allocation>>,
     pub(super) requests: broadcast::Sender<BridgeMessage>,
+    /// Turns true when the VM is no longer in the configuration.
+    pub(super) removed: watch::Sender<bool>,
 }
 
 impl Desk {
-    pub(super) fn new(vms: &[VmConfig], intervals: Intervals) -> Self {
-        let lines = |vm: &VmConfig| Lines {
+    /// A desk without VMs.
+    pub(super) fn new(intervals: Intervals) -> Self {
+        Self {
+            vms: RwLock::default(),
+            intervals,
+            host: watch::Sender::new(Host::default()),
+            registry: Registry::default(),
+        }
+    }
+
+    /// Takes in a VM; its number is the count of those before it.
+    pub(super) fn add(&self, vm: &VmConfig) -> VmIndex {
+        self.registry.add(Instant::now());
+        let lines = Arc::new(Lines {
             name: vm.name.clone(),
             maximum_bytes: vm.limits.maximum_bytes,
             allocation: watch::Sender::new(None),
             requests: broadcast::Sender::new(REQUESTS),
-        };
-        Self {
-            vms: vms.iter().map(lines).collect(),
-            intervals,
-            host: watch::Sender::new(Host::default()),
-            registry: Registry::new(vms.len(), Instant::now()),
-        }
+            removed: watch::Sender::new(false),
+        });
+        // Nothing panics while it holds the lock.
+        let mut vms = self.vms.write().unwrap_or_else(PoisonError::into_inner);
+        vms.push(lines);
+        vms.len() - 1
+    }
+
+    /// The lines to a VM.
+    pub(super) fn lines(&self, vm: VmIndex) -> Arc<Lines> {
+        self.vms.read().unwrap_or_else(PoisonError::into_inner)[vm].clone()
     }
 
     /// Writes a line about a VM, unless that VM has had its share of the log.
     pub(super) fn log(&self, vm: VmIndex, message: fmt::Arguments<'_>) {
         if let Some(suppressed) = self.registry.may_log(vm, Instant::now()) {
-            tracing::info!(vm = self.vms[vm].name, suppressed, "{message}");
+            tracing::info!(vm = self.lines(vm).name, suppressed, "{message}");
         }
     }
 }

@@ -49,7 +49,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixListener;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
-use transport::{Hybrid, Peer, Transport, Vsock, hybrid_path};
+use transport::{Cids, Hybrid, Peer, Transport, Vsock, hybrid_path};
 use vmtide_protocol::bridge::{Allocation, BridgeMessage, Host, Intervals};
 
 /// A VM's place in the configuration.
@@ -57,6 +57,8 @@ pub type VmIndex = usize;
 
 /// How long the guests have to take the last word when the bridge stops.
 const STOP_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long the sockets of VMs that were removed may take to go: the loop waits for them.
+const REMOVE_TIMEOUT: Duration = Duration::from_millis(200);
 /// Owner and group: the VMM's user connects.
 const HYBRID_MODE: u32 = 0o660;
 /// How often a hybrid socket is tried again that cannot be made, and one that was made is looked for.
@@ -73,6 +75,9 @@ const STRANGERS: usize = 256;
 #[derive(Debug)]
 pub struct Guests {
     desk: Arc<Desk>,
+    cids: Arc<Cids>,
+    /// Whether AF_VSOCK is listened to.
+    is_vsock_bound: bool,
     stopping: watch::Sender<bool>,
 }
 
@@ -96,38 +101,69 @@ impl Guests {
     /// # Errors
     /// [`ListenError`] when VMs have a cid and AF_VSOCK cannot be used.
     pub async fn listen(vms: &[VmConfig], intervals: Intervals) -> Result<(Self, Events), ListenError> {
-        let mut hybrids = Vec::new();
-        let mut cids = HashMap::new();
-        for (vm, config) in vms.iter().enumerate() {
-            match &config.address {
-                Address::Hybrid(path) => hybrids.push((vm, hybrid_path(path))),
-                Address::Cid(cid) => {
-                    cids.insert(*cid, vm);
-                }
+        let desk = Arc::new(Desk::new(intervals));
+        let (cids, stopping) = (Arc::new(Cids::default()), watch::Sender::new(false));
+        let mut guests = Self { desk: desk.clone(), cids, is_vsock_bound: false, stopping };
+        guests.reach(vms)?;
+        for vm in vms {
+            guests.add(vm).await;
+        }
+        Ok((guests, Events { desk }))
+    }
+
+    /// Listens to AF_VSOCK, if one of `vms` has a cid and nobody listens yet.
+    ///
+    /// # Errors
+    /// [`ListenError`] when AF_VSOCK cannot be used.
+    pub fn reach(&mut self, vms: &[VmConfig]) -> Result<(), ListenError> {
+        let is_needed = vms.iter().any(|vm| matches!(vm.address, Address::Cid(_)));
+        if is_needed && !self.is_vsock_bound {
+            let vsock = Vsock::bind(self.cids.clone())?;
+            tokio::spawn(accept(self.desk.clone(), self.stopping.subscribe(), vsock));
+            self.is_vsock_bound = true;
+        }
+        Ok(())
+    }
+
+    /// Takes in another VM, whose number is the count of those before it, and listens to it.
+    pub async fn add(&self, vm: &VmConfig) {
+        let number = self.desk.add(vm);
+        match &vm.address {
+            Address::Cid(cid) => self.cids.insert(*cid, number),
+            Address::Hybrid(path) => {
+                let path = hybrid_path(path);
+                let first = socket::listen(&path, HYBRID_MODE).await;
+                tokio::spawn(listen_hybrid(self.desk.clone(), self.stopping.subscribe(), number, path, first));
             }
         }
-        let vsock = if cids.is_empty() { None } else { Some(Vsock::bind(cids)?) };
+    }
 
-        let desk = Arc::new(Desk::new(vms, intervals));
-        let stopping = watch::Sender::new(false);
-        for (vm, path) in hybrids {
-            let first = socket::listen(&path, HYBRID_MODE).await;
-            tokio::spawn(listen_hybrid(desk.clone(), stopping.subscribe(), vm, path, first));
+    /// Listens to these VMs no longer: their sessions end with `unknown_vm`, their sockets are removed.
+    pub async fn remove(&self, vms: &[VmIndex]) {
+        let gone: Vec<_> = vms.iter().map(|vm| self.desk.lines(*vm)).collect();
+        for (vm, lines) in vms.iter().zip(&gone) {
+            self.cids.remove(*vm);
+            lines.removed.send_replace(true);
         }
-        if let Some(vsock) = vsock {
-            tokio::spawn(accept(desk.clone(), stopping.subscribe(), vsock));
+        // A socket that is there still is another VM's next: it would be tried again later.
+        let released = async {
+            for lines in &gone {
+                lines.removed.closed().await;
+            }
+        };
+        if timeout(REMOVE_TIMEOUT, released).await.is_err() {
+            tracing::debug!("some guests did not take the last word in time");
         }
-        Ok((Self { desk: desk.clone(), stopping }, Events { desk }))
     }
 
     /// Tells a VM's agent what the VM has, now and at the beginning of each session. Only the newest counts.
     pub fn set_allocation(&self, vm: VmIndex, allocation: Allocation) {
-        self.desk.vms[vm].allocation.send_if_modified(|last| last.replace(allocation) != Some(allocation));
+        self.desk.lines(vm).allocation.send_if_modified(|last| last.replace(allocation) != Some(allocation));
     }
 
     /// Forgets what a VM has, because it is gone: the next guest at its address is told when it is known.
     pub fn forget_allocation(&self, vm: VmIndex) {
-        self.desk.vms[vm].allocation.send_replace(None);
+        self.desk.lines(vm).allocation.send_replace(None);
     }
 
     /// Tells every agent what the host is short of, now and at the beginning of each session.
@@ -138,7 +174,7 @@ impl Guests {
     /// Sends a request to a VM's agent; `false` when none is connected. A guest that does not read loses the
     /// oldest of more than 16.
     pub fn request(&self, vm: VmIndex, request: BridgeMessage) -> bool {
-        self.desk.vms[vm].requests.send(request).is_ok()
+        self.desk.lines(vm).requests.send(request).is_ok()
     }
 
     /// How many connections were refused since the last call without an event that tells of them: those of
@@ -156,7 +192,7 @@ impl Guests {
     }
 }
 
-/// Keeps a VM's hybrid socket open until the bridge stops, whatever becomes of its folder. `stopping` is an argument,
+/// Keeps a VM's hybrid socket open until the bridge stops or the VM is removed, whatever becomes of its folder. `stopping` is an argument,
 /// so it goes after the socket: [`Guests::stop`] sees it go when nothing is left behind.
 async fn listen_hybrid(
     desk: Arc<Desk>,
@@ -165,7 +201,8 @@ async fn listen_hybrid(
     path: PathBuf,
     mut bound: Result<(UnixListener, Claim), socket::Error>,
 ) {
-    let name = &desk.vms[vm].name;
+    let lines = desk.lines(vm);
+    let (name, mut removed) = (&lines.name, lines.removed.subscribe());
     let mut said = None;
     loop {
         match bound {
@@ -176,6 +213,7 @@ async fn listen_hybrid(
                 tokio::select! {
                     () = accept(desk.clone(), stopping.clone(), Hybrid { listener, vm }) => return,
                     () = lost(&claim) => {}
+                    () = session::stopped(&mut removed) => return,
                 }
                 tracing::warn!(vm = name, path = %path.display(), "its socket is gone; it is made again");
             }
@@ -191,6 +229,7 @@ async fn listen_hybrid(
                 tokio::select! {
                     () = sleep(HYBRID_INTERVAL) => {}
                     () = session::stopped(&mut stopping) => return,
+                    () = session::stopped(&mut removed) => return,
                 }
             }
         }

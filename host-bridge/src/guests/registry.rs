@@ -25,13 +25,13 @@ const LOG_BURST: u32 = 16;
 /// Names that nobody here knows, remembered for each VM so that each is logged once.
 const UNKNOWN_NAMES: usize = 16;
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Registry {
     state: Mutex<State>,
     waiting: Notify,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct State {
     vms: Vec<Vm>,
     /// VMs with events, each once, in the order of service.
@@ -70,17 +70,16 @@ impl Claim {
 }
 
 impl Registry {
-    pub(super) fn new(vms: usize, now: Instant) -> Self {
-        let vm = || Vm {
+    /// Takes in another VM.
+    pub(super) fn add(&self, now: Instant) {
+        self.lock().vms.push(Vm {
             session: watch::Sender::new(0),
             connected: false,
             queue: VecDeque::new(),
             connections: Bucket::new(CONNECTION_BURST, CONNECTION_INTERVAL, now),
             log: LogQuota::new(LOG_BURST, now),
             unknown: HashSet::new(),
-        };
-        let state = State { vms: (0..vms).map(|_| vm()).collect(), ready: VecDeque::new(), untold: 0 };
-        Self { state: Mutex::new(state), waiting: Notify::new() }
+        });
     }
 
     /// Whether the VM may open another connection now.

@@ -20,7 +20,7 @@
 use super::VmIndex;
 use super::check;
 use super::connection::Connection;
-use super::desk::Desk;
+use super::desk::{Desk, Lines};
 use super::event::{End, GuestEvent, Hello, Tally};
 use super::limit::Bucket;
 use super::registry::Claim;
@@ -68,7 +68,7 @@ where
     connection.close(&end).await;
 }
 
-/// Resolves when the bridge stops, also by going away.
+/// Resolves when the bridge stops, or the VM is removed, also by going away.
 pub(super) async fn stopped(stopping: &mut watch::Receiver<bool>) {
     let _gone = stopping.wait_for(|stopping| *stopping).await;
 }
@@ -92,12 +92,14 @@ where
 /// A connection that was let in.
 struct Session<'a> {
     desk: &'a Desk,
+    lines: Arc<Lines>,
     vm: VmIndex,
     protocol: u32,
     claim: Claim,
     allocation: watch::Receiver<Option<Allocation>>,
     host: watch::Receiver<Host>,
     requests: broadcast::Receiver<BridgeMessage>,
+    removed: watch::Receiver<bool>,
     urgents: Bucket,
     /// What came in since the bridge was told last.
     tally: Tally,
@@ -105,7 +107,7 @@ struct Session<'a> {
 
 impl<'a> Session<'a> {
     fn begin(desk: &'a Desk, vm: VmIndex, hello: Hello) -> Result<Self, End> {
-        let lines = &desk.vms[vm];
+        let lines = desk.lines(vm);
         let protocol = hello.protocol;
         let who = format!("agent {} connected, kernel {}", hello.agent, hello.kernel);
         // Subscribed before the bridge hears of the session, so that no request of its gets lost.
@@ -114,7 +116,9 @@ impl<'a> Session<'a> {
         let urgents = Bucket::new(URGENT_BURST, Duration::from_millis(URGENT_INTERVAL_MS), Instant::now());
         let claim = desk.registry.claim(vm, hello)?;
         desk.log(vm, format_args!("{who}"));
-        Ok(Self { desk, vm, protocol, claim, allocation, host, requests, urgents, tally: Tally::default() })
+        let removed = lines.removed.subscribe();
+        let tally = Tally::default();
+        Ok(Self { desk, lines, vm, protocol, claim, allocation, host, requests, removed, urgents, tally })
     }
 
     /// Carries messages both ways until there is a reason to end.
@@ -130,6 +134,7 @@ impl<'a> Session<'a> {
                 biased;
                 () = stopped(stopping) => return End::Stopping,
                 () = self.claim.lost() => return End::Replaced,
+                () = stopped(&mut self.removed) => return End::UnknownVm,
                 Ok(()) = self.allocation.changed() => self.allocation.borrow_and_update().map(BridgeMessage::Allocation),
                 Ok(()) = self.host.changed() => Some(BridgeMessage::Host(*self.host.borrow_and_update())),
                 request = self.requests.recv() => match request {
@@ -159,7 +164,7 @@ impl<'a> Session<'a> {
     {
         let welcome = Welcome {
             protocol: self.protocol,
-            vm: self.desk.vms[self.vm].name.clone(),
+            vm: self.lines.name.clone(),
             intervals: self.desk.intervals,
             allocation: *self.allocation.borrow_and_update(),
         };
@@ -209,7 +214,7 @@ impl<'a> Session<'a> {
     }
 
     fn take_demand(&mut self, report: &agent::Report, urgent: bool) {
-        let maximum_bytes = self.allocation.borrow().map_or(self.desk.vms[self.vm].maximum_bytes, |a| a.maximum_bytes);
+        let maximum_bytes = self.allocation.borrow().map_or(self.lines.maximum_bytes, |a| a.maximum_bytes);
         let (demand, clamps) = check::demand(&report.demand, maximum_bytes);
         self.tally.clamps = self.tally.clamps.plus(&clamps);
         let tally = std::mem::take(&mut self.tally);

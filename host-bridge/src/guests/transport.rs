@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{UnixListener, UnixStream};
 use tokio_vsock::{VMADDR_CID_ANY, VsockAddr, VsockListener, VsockStream};
@@ -41,11 +42,31 @@ pub(super) trait Transport: Send + 'static {
 /// Kernel vsock: one listener for all VMs that have a context id.
 pub(super) struct Vsock {
     listener: VsockListener,
-    vms: HashMap<u32, VmIndex>,
+    vms: Arc<Cids>,
+}
+
+/// Which VM has which context id. It changes when the configuration is read again.
+#[derive(Debug, Default)]
+pub(super) struct Cids(RwLock<HashMap<u32, VmIndex>>);
+
+impl Cids {
+    pub(super) fn insert(&self, cid: u32, vm: VmIndex) {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).insert(cid, vm);
+    }
+
+    /// Forgets the context id of a VM.
+    pub(super) fn remove(&self, vm: VmIndex) {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).retain(|_, other| *other != vm);
+    }
+
+    fn peer(&self, cid: u32) -> Peer {
+        let cids = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        cids.get(&cid).map_or(Peer::Stranger(cid), |vm| Peer::Vm(*vm))
+    }
 }
 
 impl Vsock {
-    pub(super) fn bind(vms: HashMap<u32, VmIndex>) -> Result<Self, ListenError> {
+    pub(super) fn bind(vms: Arc<Cids>) -> Result<Self, ListenError> {
         let listener = VsockListener::bind(VsockAddr::new(VMADDR_CID_ANY, PORT)).map_err(ListenError)?;
         Ok(Self { listener, vms })
     }
@@ -56,8 +77,7 @@ impl Transport for Vsock {
 
     async fn accept(&mut self) -> io::Result<(VsockStream, Peer)> {
         let (stream, address) = self.listener.accept().await?;
-        let cid = address.cid();
-        Ok((stream, self.vms.get(&cid).map_or(Peer::Stranger(cid), |vm| Peer::Vm(*vm))))
+        Ok((stream, self.vms.peer(address.cid())))
     }
 }
 

@@ -62,6 +62,11 @@ impl Views {
         Self { views, expiry_ms: EXPIRY_INTERVALS.saturating_mul(intervals.quiet_ms) }
     }
 
+    /// Takes in another guest.
+    pub fn add(&mut self) {
+        self.views.push(View::default());
+    }
+
     /// Takes in what came from a guest at `now_ms`.
     pub fn apply(&mut self, vm: VmIndex, now_ms: Millis, event: &GuestEvent) {
         let view = &mut self.views[vm];
@@ -98,6 +103,11 @@ impl Views {
     pub fn forget(&mut self, vm: VmIndex) {
         self.views[vm].last = None;
         self.views[vm].memory = None;
+    }
+
+    /// Drops all that is known of a guest, because its VM is no longer in the configuration.
+    pub fn remove(&mut self, vm: VmIndex) {
+        self.views[vm] = View::default();
     }
 
     /// How many agents have a session.

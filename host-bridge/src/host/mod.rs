@@ -118,6 +118,34 @@ impl Host {
         })
     }
 
+    /// What the VMs could have together with another capacity and reserve.
+    ///
+    /// # Errors
+    /// As [`Host::new`].
+    pub fn limit_with(&self, capacity_bytes: Option<u64>, reserve_bytes: Option<u64>) -> Result<u64, HostError> {
+        Ok(Self::new(&self.root, capacity_bytes, reserve_bytes)?.limit_bytes())
+    }
+
+    /// Takes in what is configured now; what was read before still counts.
+    ///
+    /// # Errors
+    /// As [`Host::new`]; then nothing is changed.
+    pub fn resize(&mut self, capacity_bytes: Option<u64>, reserve_bytes: Option<u64>) -> Result<(), HostError> {
+        let Self { capacity_bytes, reserve_bytes, slice, .. } = Self::new(&self.root, capacity_bytes, reserve_bytes)?;
+        (self.capacity_bytes, self.reserve_bytes, self.slice) = (capacity_bytes, reserve_bytes, slice);
+        Ok(())
+    }
+
+    /// What the VMs may have together, reserve included.
+    pub fn capacity_bytes(&self) -> u64 {
+        self.capacity_bytes
+    }
+
+    /// What is never given out.
+    pub fn reserve_bytes(&self) -> u64 {
+        self.reserve_bytes
+    }
+
     /// What the VMs may have together: capacity less reserve.
     pub fn limit_bytes(&self) -> u64 {
         self.capacity_bytes - self.reserve_bytes

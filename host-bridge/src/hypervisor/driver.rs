@@ -184,6 +184,10 @@ impl<M: Machine> Task<M> {
                 () = sleep(retry) => {}
                 () = self.sightings.closed() => return Err(Done),
             }
+            // Nobody steers it any more: the VM is no longer in the configuration.
+            if self.wish.has_changed().is_err() {
+                return Err(Done);
+            }
             retry = (retry * 2).min(LAST_RETRY);
         }
     }

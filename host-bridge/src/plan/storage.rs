@@ -163,6 +163,11 @@ impl IoPlanner {
         }
     }
 
+    /// Takes in another VM, which is not held.
+    pub fn add(&mut self) {
+        self.held.push(Held::default());
+    }
+
     /// What each VM may do from `now_ms` on; `host_short` is the host's own hint.
     pub fn plan(&mut self, now_ms: Millis, host_short: bool, vms: &[IoView], policy: &Policy) -> Vec<IoVerdict> {
         for (held, _) in self.held.iter_mut().zip(vms).filter(|(_, vm)| !vm.is_ready) {

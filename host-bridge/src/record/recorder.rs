@@ -11,7 +11,7 @@ use super::entry::{Ended, Header, Tick};
 use super::store::StoreError;
 use super::writer::Writer;
 use std::path::PathBuf;
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender, TrySendError};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
 use std::time::{Duration, Instant};
 
 /// Records that wait for the disk: a minute of a calm host.
@@ -32,10 +32,19 @@ pub enum Record {
     Ended(Ended),
 }
 
+/// What the queue holds.
+enum Item {
+    Record(Record),
+    /// What follows is another run.
+    Header(Box<Header>),
+}
+
 /// The bridge's end of the queue.
 #[derive(Debug)]
 pub struct Recorder {
-    queue: SyncSender<Record>,
+    queue: SyncSender<Item>,
+    /// A new run's header that the queue had no room for: what follows means nothing before it.
+    waiting: Option<Header>,
     stopped: Receiver<()>,
     dropped: u64,
 }
@@ -52,24 +61,32 @@ impl Recorder {
             Scribe { folder, cap_bytes, header, writer: None, failed: None }.run(&records);
             let _ = stopping.send(());
         })?;
-        Ok(Self { queue, stopped, dropped: 0 })
+        Ok(Self { queue, waiting: None, stopped, dropped: 0 })
+    }
+
+    /// Says that what follows is another run: another policy, or other VMs.
+    pub fn begin(&mut self, header: Header) {
+        self.waiting = Some(header);
     }
 
     /// Hands over a record, or drops it when the disk is that far behind.
     pub fn record(&mut self, record: Record) {
-        match self.queue.try_send(record) {
-            Ok(()) => {
-                let dropped = std::mem::take(&mut self.dropped);
-                if dropped > 0 {
-                    tracing::info!(dropped, "the disk takes records again; the history has a gap");
-                }
+        if let Some(header) = &self.waiting
+            && self.queue.try_send(Item::Header(Box::new(header.clone()))).is_ok()
+        {
+            self.waiting = None;
+        }
+        let sent = self.waiting.is_none() && self.queue.try_send(Item::Record(record)).is_ok();
+        if sent {
+            let dropped = std::mem::take(&mut self.dropped);
+            if dropped > 0 {
+                tracing::info!(dropped, "the disk takes records again; the history has a gap");
             }
-            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
-                if self.dropped == 0 {
-                    tracing::warn!("the disk is slower than the bridge: records are dropped");
-                }
-                self.dropped += 1;
+        } else {
+            if self.dropped == 0 {
+                tracing::warn!("the disk is slower than the bridge: records are dropped");
             }
+            self.dropped += 1;
         }
     }
 
@@ -91,11 +108,16 @@ struct Scribe {
 }
 
 impl Scribe {
-    fn run(mut self, records: &Receiver<Record>) {
+    fn run(mut self, records: &Receiver<Item>) {
         let mut synced = Instant::now();
         loop {
             match records.recv_timeout(SYNC_EACH) {
-                Ok(record) => self.take(record),
+                Ok(Item::Record(record)) => self.take(record),
+                Ok(Item::Header(header)) => {
+                    // Its folder is locked until it is gone.
+                    self.writer = None;
+                    self.header = *header;
+                }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
             }

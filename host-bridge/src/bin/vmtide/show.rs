@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 use std::time::{Duration, SystemTime};
-use vmtide_bridge::api::types::{Cpu, Status, Vm, VmState};
+use vmtide_bridge::api::types::{Cpu, Reload, Status, Vm, VmState};
 use vmtide_bridge::api::yields::Yields;
 use vmtide_bridge::config::{Bytes, Millicpus};
 use vmtide_bridge::guests::GuestSummary;
@@ -57,7 +57,23 @@ pub(crate) fn status(status: &Status) -> String {
         status.agents,
         status.decisions,
         performance(&status.performance),
-    )
+    ) + &status.reload.as_ref().map(configuration).unwrap_or_default()
+}
+
+/// Whether the configuration holds that is in the files.
+fn configuration(reload: &Reload) -> String {
+    let at = time(reload.at_unix_ms);
+    match &reload.error {
+        // Its lines are one here.
+        Some(error) => {
+            let error = error.split_whitespace().collect::<Vec<_>>().join(" ");
+            format!("config     NOT taken in at {at}, the one from before holds: {error}\n")
+        }
+        None if reload.at_next_start.is_empty() => format!("config     taken in anew at {at}\n"),
+        None => {
+            format!("config     taken in anew at {at}, by the next start only: {}\n", reload.at_next_start.join(", "))
+        }
+    }
 }
 
 pub(crate) fn list(vms: &[Vm]) -> String {

@@ -126,6 +126,11 @@ impl Bridge {
     }
 
     /// The VM is gone.
+    /// Takes in another VM.
+    pub(super) fn add_cpu(&mut self) {
+        self.cpu.seats.push(CpuSeat::default());
+    }
+
     pub(super) fn forget_cpu(&mut self, number: usize) {
         self.cpu.seats[number] = CpuSeat::default();
     }

@@ -11,7 +11,7 @@ use vmtide_protocol::VersionRange;
 #[tokio::test(start_paused = true)]
 async fn a_hello_is_welcomed_with_what_the_vm_has() {
     let bridge = Bridge::new();
-    bridge.desk.vms[1].allocation.send_replace(Some(allocation(512 * MIB)));
+    bridge.desk.lines(1).allocation.send_replace(Some(allocation(512 * MIB)));
     let mut agent = bridge.dial(1);
     agent.send(&HELLO.replace("6.12", "6.12\\u001b[31m")).await;
     let Some(BridgeMessage::Welcome(welcome)) = agent.receive().await else { panic!("no welcome") };

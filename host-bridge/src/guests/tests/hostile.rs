@@ -28,8 +28,8 @@ async fn serves(bridge: &Bridge, innocent: &mut Agent<DuplexStream>) -> Vec<Gues
             }
         }
     }
-    let last = bridge.desk.vms[1].allocation.borrow().map_or(0, |a| a.allocation_bytes);
-    bridge.desk.vms[1].allocation.send_replace(Some(allocation(last + 1)));
+    let last = bridge.desk.lines(1).allocation.borrow().map_or(0, |a| a.allocation_bytes);
+    bridge.desk.lines(1).allocation.send_replace(Some(allocation(last + 1)));
     assert_eq!(innocent.receive().await, Some(BridgeMessage::Allocation(allocation(last + 1))));
     others
 }
@@ -129,7 +129,7 @@ async fn a_guest_that_never_reads_is_hung_up_on_and_nobody_waits_for_it() {
     while !events.iter().any(|event| matches!(event, GuestEvent::Disconnected { end: End::NotReading(_), .. })) {
         let waited = began.elapsed();
         assert!(waited < WRITE_TIMEOUT + Duration::from_secs(2), "{events:?}");
-        bridge.desk.vms[0].allocation.send_replace(Some(allocation(u64::try_from(waited.as_nanos()).unwrap())));
+        bridge.desk.lines(0).allocation.send_replace(Some(allocation(u64::try_from(waited.as_nanos()).unwrap())));
         events.extend(serves(&bridge, &mut innocent).await);
         sleep(Duration::from_millis(100)).await;
     }

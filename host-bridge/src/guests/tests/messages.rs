@@ -42,7 +42,7 @@ async fn impossible_numbers_are_clamped_counted_and_not_fatal() {
         assert_eq!((need, tally.clamps), (seen, Clamps { count: 1, last_field: Some("need_bytes".into()) }));
     }
     let lowered = Allocation { maximum_bytes: 100, ..allocation(100) };
-    bridge.desk.vms[0].allocation.send_replace(Some(lowered));
+    bridge.desk.lines(0).allocation.send_replace(Some(lowered));
     assert_eq!(agent.receive().await, Some(BridgeMessage::Allocation(lowered)));
     agent.send(&report("report", "101")).await;
     assert_eq!(demand(bridge.event().await.1).0, 100, "the maximum that holds now");
@@ -100,14 +100,14 @@ async fn the_guest_is_told_the_newest_allocation_the_host_and_requests() {
     let bridge = Bridge::new();
     let mut agent = bridge.connected(0).await;
     for mib in [100, 200, 300] {
-        bridge.desk.vms[0].allocation.send_replace(Some(allocation(mib * MIB)));
+        bridge.desk.lines(0).allocation.send_replace(Some(allocation(mib * MIB)));
     }
     assert_eq!(agent.receive().await, Some(BridgeMessage::Allocation(allocation(300 * MIB))));
     let host = Host { memory_short: true, ..Host::default() };
     bridge.desk.host.send_replace(host);
     assert_eq!(agent.receive().await, Some(BridgeMessage::Host(host)));
     let request = BridgeMessage::YieldMemory(YieldMemory { id: 1, bytes: MIB, deadline_ms: 1000 });
-    bridge.desk.vms[0].requests.send(request.clone()).unwrap();
+    bridge.desk.lines(0).requests.send(request.clone()).unwrap();
     assert_eq!(agent.receive().await, Some(request));
 
     let mut later = bridge.dial(1);

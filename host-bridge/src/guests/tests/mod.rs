@@ -54,7 +54,11 @@ struct Bridge {
 impl Bridge {
     fn new() -> Self {
         let vms = [vm("a", Address::Cid(3)), vm("b", Address::Cid(4))];
-        Self { desk: Arc::new(Desk::new(&vms, Intervals::default())), stopping: watch::Sender::new(false) }
+        let desk = Arc::new(Desk::new(Intervals::default()));
+        for vm in &vms {
+            desk.add(vm);
+        }
+        Self { desk, stopping: watch::Sender::new(false) }
     }
 
     /// A connection of `vm` that said nothing yet.
