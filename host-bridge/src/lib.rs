@@ -1,7 +1,8 @@
 //! The host side of vmtide: a library, the daemon `vmtide-bridge` and the command `vmtide`.
 //!
 //! Four floors, each of which knows only those below it: [`plan`], [`performance`], [`config`] and `socket` (how to listen
-//! on a unix socket); [`guests`], [`host`], [`cgroup`], [`hypervisor`], [`record`] and [`api`]; [`bridge`]; the binaries.
+//! on a unix socket); [`guests`], [`host`], [`cgroup`], [`hypervisor`], [`init`], [`record`] and [`api`];
+//! [`bridge`]; the binaries.
 
 pub mod api;
 pub mod bridge;
@@ -10,6 +11,7 @@ pub mod config;
 pub mod guests;
 pub mod host;
 pub mod hypervisor;
+pub mod init;
 pub mod model;
 pub mod performance;
 pub mod plan;

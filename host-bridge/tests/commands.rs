@@ -208,6 +208,31 @@ fn a_hangup_takes_in_the_configuration_or_nothing_of_it() {
 }
 
 #[test]
+fn init_writes_one_file_and_never_over_another() {
+    let root = tempfile::tempdir().unwrap();
+    std::fs::create_dir_all(root.path().join("proc/7")).unwrap();
+    let arguments = "qemu-system-x86_64\0-name\0web\0-m\x001G\0-qmp\0unix:/run/web.qmp,server=on\0-device\0vhost-vsock-pci,guest-cid=5\0";
+    std::fs::write(root.path().join("proc/7/cmdline"), arguments).unwrap();
+    let output = root.path().join("bridge.toml");
+    let init = |extra: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_vmtide"));
+        command.args(["init", "--root"]).arg(root.path()).arg("--output").arg(&output).args(extra).output().unwrap()
+    };
+    let first = init(&[]);
+    assert!(first.status.success(), "{}", text(&first.stderr));
+    let written = std::fs::read_to_string(&output).unwrap();
+    assert!(written.contains("[[vm]]\nname = \"web\"\nminimum = \"512MiB\"\nmaximum = \"1024MiB\""), "{written}");
+    let mut check = Command::new(env!("CARGO_BIN_EXE_vmtide-bridge"));
+    assert!(check.args(["config", "check", "--config"]).arg(&output).output().unwrap().status.success());
+    std::fs::write(&output, "mine").unwrap();
+    let again = init(&[]);
+    assert_eq!((again.status.code(), std::fs::read_to_string(&output).unwrap().as_str()), (Some(1), "mine"));
+    assert!(text(&again.stderr).contains("is there already; --force overwrites it"), "{}", text(&again.stderr));
+    assert!(init(&["--force"]).status.success());
+    assert_eq!(std::fs::read_to_string(&output).unwrap(), written);
+}
+
+#[test]
 fn check_finds_what_run_finds() {
     for (capacity, key) in [("512TiB", "host.capacity"), ("64MiB", "host.reserve")] {
         let host = Host::new("");

@@ -2,6 +2,7 @@
 //! simulation.
 
 mod host;
+mod init;
 mod offline;
 mod optimize;
 mod show;
@@ -79,6 +80,8 @@ enum Command {
     Replay(offline::Replay),
     /// Plan for made-up guests.
     Simulate(offline::Simulate),
+    /// Look at this host and write a bridge.toml with the VMs that it runs. Needs no bridge, and changes nothing else.
+    Init(init::Init),
 }
 
 #[derive(Args)]
@@ -189,6 +192,7 @@ async fn run(cli: &Cli) -> Result<(), Failure> {
         }
         Command::Replay(replay) => replay.run(&mut out, cli.json),
         Command::Simulate(simulate) => simulate.run(&mut out, cli.json),
+        Command::Init(init) => init.run(&mut out, cli.json),
     }
 }
 
