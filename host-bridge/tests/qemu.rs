@@ -42,10 +42,22 @@ struct Manner {
     vcpus: Option<[Option<String>; 4]>,
     /// The guest does not let go of a vCPU.
     clings: bool,
+    virtio_mem: Option<VirtioMem>,
     /// What each disk has of a throttle.
     disks: BTreeMap<String, Value>,
     /// Of this disk no throttle is taken.
     refuses_disk: Option<String>,
+}
+
+/// A device as large as boot memory, and the guest's driver for it.
+#[derive(Clone, Copy, Default)]
+struct VirtioMem {
+    size: u64,
+    requested: u64,
+    /// The driver plugs and unplugs as it is asked.
+    answers: bool,
+    /// It cannot unplug what is below.
+    unmovable: u64,
 }
 
 #[derive(Clone)]
@@ -111,6 +123,21 @@ fn answer(manner: &mut Manner, request: &Value) -> Value {
         "query-balloon" => json!({ "actual": manner.actual }),
         "qom-list" => json!([{ "name": "b0", "type": "child<virtio-balloon-pci>" }]),
         "qom-get" => json!({ "last-update": 0, "stats": {} }),
+        "query-memory-devices" => match &mut manner.virtio_mem {
+            None => json!([]),
+            Some(VirtioMem { size, requested, answers, unmovable }) => {
+                if *answers {
+                    *size = (*requested).max((*size).min(*unmovable));
+                }
+                let sizes = json!({ "id": "m0", "size": size, "requested-size": requested, "max-size": RAM, "block-size": 2 * MIB });
+                json!([{ "type": "virtio-mem", "data": sizes }])
+            }
+        },
+        "qom-set" if request["arguments"]["property"] == "requested-size" => {
+            assert_eq!(request["arguments"]["path"], "/machine/peripheral/m0");
+            manner.virtio_mem.as_mut().unwrap().requested = request["arguments"]["value"].as_u64().unwrap();
+            json!({})
+        }
         "balloon" if manner.refuses => return json!({ "error": { "class": "GenericError", "desc": "no such luck" } }),
         "balloon" => {
             let value = request["arguments"]["value"].as_u64().unwrap();
@@ -258,6 +285,7 @@ async fn reads_what_the_vm_has_in_spite_of_unknown_events() {
             shown_use_bytes: None,
             shown_free_bytes: None,
             resident_bytes: seen.resident_bytes,
+            memory: seen.memory,
         }
     );
 }
@@ -412,4 +440,61 @@ async fn a_bridge_that_comes_lets_go_what_one_that_was_killed_held() {
     assert_ne!(fake.with(|manner| manner.disks.clone()), before);
     release(&mut [driver]).await;
     assert_eq!(fake.with(|manner| manner.disks.clone()), before);
+}
+
+#[tokio::test]
+async fn virtio_mem_moves_big_targets_and_the_balloon_the_rest() {
+    let folder = tempfile::tempdir().unwrap();
+    let fake = FakeQemu::start(folder.path());
+    fake.with(|manner| manner.virtio_mem = Some(VirtioMem { answers: true, ..VirtioMem::default() }));
+    let (driver, mut sightings) = drive(&fake.path);
+    let Sighting::Attached(state) = next(&mut sightings).await else { panic!("attached comes first") };
+    assert_eq!((state.ram_bytes, state.allocation_bytes), (2 * RAM, RAM));
+
+    for (target, plugged, balloon) in [(1025, 258, 1), (900, 134, 2), (910, 142, 0), (600, 0, 168), (1536, 768, 0)] {
+        driver.set_target(target * MIB);
+        let seen = until(&mut sightings, |sighting| has(sighting, target * MIB)).await;
+        let Sighting::State { state, accepted_bytes } = seen else { panic!("{seen:?}") };
+        let parts = state.memory.parts;
+        assert_eq!((parts.plugged_bytes / MIB, parts.balloon_bytes.map(|bytes| bytes / MIB)), (plugged, Some(balloon)));
+        assert_eq!(accepted_bytes, Some(target * MIB));
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_be_unplugged_counts_until_the_balloon_has_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let fake = FakeQemu::start(folder.path());
+    let device = VirtioMem { size: 512 * MIB, requested: 512 * MIB, answers: true, unmovable: 300 * MIB };
+    fake.with(|manner| manner.virtio_mem = Some(device));
+    let (driver, mut sightings) = drive(&fake.path);
+    assert!(has(&next(&mut sightings).await, RAM + 512 * MIB));
+    driver.set_target(RAM);
+    until(&mut sightings, |sighting| has(sighting, RAM + 300 * MIB)).await;
+    until(&mut sightings, |sighting| has(sighting, RAM)).await;
+    let requested = fake.with(|manner| manner.virtio_mem.unwrap().requested);
+    assert_eq!(requested, 300 * MIB, "a driver that goes on trying would take the guest below its target");
+    assert_eq!(fake.with(|manner| manner.actual), signed(RAM - 300 * MIB));
+}
+
+#[tokio::test]
+async fn a_driver_that_is_not_there_is_found_out_and_the_balloon_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let fake = FakeQemu::start(folder.path());
+    fake.with(|manner| manner.virtio_mem = Some(VirtioMem::default()));
+    let (driver, mut sightings) = drive(&fake.path);
+    next(&mut sightings).await;
+    driver.set_target(512 * MIB);
+    until(&mut sightings, |sighting| has(sighting, 512 * MIB)).await;
+    driver.set_target(700 * MIB);
+    let is_promised = |sighting: &Sighting| {
+        matches!(sighting, Sighting::State { state, .. }
+        if state.memory.parts.promised_bytes() == 700 * MIB && state.allocation_bytes == 512 * MIB)
+    };
+    until(&mut sightings, is_promised).await;
+    let seen = until(&mut sightings, |sighting| has(sighting, 700 * MIB)).await;
+    let Sighting::State { state, .. } = seen else { panic!("{seen:?}") };
+    assert!(state.memory.is_plug_dead);
+    assert_eq!(state.ram_bytes, RAM, "no promise that cannot be kept");
+    assert_eq!(fake.with(|manner| manner.virtio_mem.unwrap().requested), 0);
 }

@@ -2,6 +2,7 @@
 
 use super::yields::Yields;
 use crate::guests::GuestSummary;
+use crate::hypervisor::Makeup;
 use crate::performance::Indices;
 use crate::plan::cpu::{CpuVerdict, Vcpus};
 use crate::plan::storage::IoVerdict;
@@ -93,6 +94,12 @@ pub struct Vm {
     pub allocation_bytes: u64,
     /// What was asked for.
     pub target_bytes: u64,
+    /// What that is made of; `None` where the hypervisor does not answer.
+    #[serde(default)]
+    pub memory: Option<Makeup>,
+    /// What the VM takes of the host now, about; it may touch all that it has.
+    #[serde(default)]
+    pub resident_bytes: Option<u64>,
     /// The least that it is left with.
     pub minimum_bytes: u64,
     /// What it gets back whenever it needs it; 0: nothing beyond the minimum.

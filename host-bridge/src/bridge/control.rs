@@ -38,6 +38,8 @@ impl Bridge {
             paused: self.is_paused(number),
             allocation_bytes: vm.allocation_bytes(),
             target_bytes: vm.target_bytes,
+            memory: vm.attached().map(|state| state.memory),
+            resident_bytes: vm.attached().and_then(|state| state.resident_bytes),
             minimum_bytes: limits.minimum_bytes,
             reservation_bytes: limits.reservation_bytes,
             maximum_bytes: limits.maximum_bytes,

@@ -9,7 +9,7 @@ use super::vm::{Hypervisor, Vm};
 use crate::api::types::Reload;
 use crate::config::{Bytes, Config};
 use crate::guests::{GuestEvent, Views};
-use crate::hypervisor::driver::{PAGE_BYTES, Sighting};
+use crate::hypervisor::driver::Sighting;
 use crate::hypervisor::{Error, MachineState};
 use crate::plan::storage::Throttle;
 use crate::plan::{
@@ -257,7 +257,7 @@ impl Bridge {
         let is_paused = self.is_paused(number);
         let vm = &mut self.vms[number];
         let bytes = vm.allocation_bytes();
-        let is_fixed = matches!(vm.hypervisor, Hypervisor::Attached(state) if !state.has_balloon);
+        let is_fixed = matches!(vm.hypervisor, Hypervisor::Attached(state) if !state.is_movable());
         let is_asked = !is_paused && !is_fixed;
         (vm.target_bytes, vm.accepted_bytes) = (bytes, bytes);
         vm.asking.on_moved(self.now.ms, false);
@@ -278,11 +278,15 @@ impl Bridge {
         if let Some(ms) = vm.waiting.on_allocation(now.ms, state.allocation_bytes) {
             self.reactions.push(ms);
         }
+        if let Some(split) = state.memory.split {
+            vm.decisions.reached_by(&split);
+        }
         let target_bytes = vm.target_bytes;
+        let grain_bytes = vm.grain_bytes();
         let mut is_settled = false;
         let mut message = None;
         match vm.moving_since {
-            Some(since) if state.allocation_bytes.abs_diff(target_bytes) < PAGE_BYTES => {
+            Some(since) if state.allocation_bytes.abs_diff(target_bytes) < grain_bytes => {
                 is_settled = true;
                 vm.moving_since = None;
                 vm.asking.on_reached();
@@ -307,6 +311,15 @@ impl Bridge {
         }
         if let Some(message) = message {
             self.remember(number, message);
+        }
+        if state.memory.is_plug_dead && !before.memory.is_plug_dead {
+            let plugged = Bytes(state.memory.parts.plugged_bytes);
+            self.note(
+                number,
+                format!(
+                    "nobody in its guest answers virtio-mem, which stands at {plugged}: the balloon moves its memory"
+                ),
+            );
         }
         if before.running != state.running {
             self.remember(number, format!("its guest {}", if state.running { "runs again" } else { "was stopped" }));
@@ -459,8 +472,8 @@ impl Bridge {
         for ((number, view), verdict) in numbers.into_iter().zip(views).zip(plan.verdicts) {
             self.vms[number].verdict = Some(verdict);
             if let Some(step) = verdict.step {
-                // A balloon moves whole pages. Rounded down, for what it rounds up would add up beyond the limit.
-                let step = Step { to_bytes: step.to_bytes - step.to_bytes % PAGE_BYTES, ..step };
+                // What moves it knows pages or blocks. Rounded down, for what it rounds up would add up beyond the limit.
+                let step = Step { to_bytes: step.to_bytes - step.to_bytes % self.vms[number].grain_bytes(), ..step };
                 if step.to_bytes != step.from_bytes
                     && let Some((step, asked)) = self.agree(number, &verdict, step)
                 {
@@ -493,6 +506,7 @@ impl Bridge {
             rule: verdict.rule,
             step,
             asked,
+            split: None,
             outcome: Outcome::Moving,
         };
         tracing::debug!(vm = %decision.vm, from = %Bytes(step.from_bytes), to = %Bytes(step.to_bytes), rule = ?decision.rule, "step");

@@ -6,7 +6,8 @@ use crate::api::types::{Change, VmState};
 use crate::config::{Address, Config, RecordConfig, VmConfig};
 use crate::guests::{Demand, GuestEvent, Memory, MemorySignals, Tally};
 use crate::hypervisor::driver::Sighting;
-use crate::hypervisor::{Error, MachineState};
+use crate::hypervisor::{Error, MachineState, Makeup};
+use crate::plan::actuator::{self, Parts, Speeds};
 use crate::plan::{self, HostView, Limits, MIB, MemoryDemand, Planner, Policy, Rule, Urgency};
 use crate::record::{Ended, Outcome, Record};
 use vmtide_protocol::bridge::Intervals;
@@ -62,6 +63,7 @@ fn state(allocation_mib: u64) -> MachineState {
         shown_use_bytes: None,
         shown_free_bytes: None,
         resident_bytes: None,
+        memory: Makeup::default(),
     }
 }
 
@@ -375,6 +377,54 @@ fn a_refused_target_is_no_promise() {
     assert_eq!(bridge.status().committed_bytes, 600 * MIB);
     let decision = bridge.decisions(Some("b"), 1).unwrap().remove(0);
     assert!(matches!(decision.outcome, Outcome::Refused { .. }));
+}
+
+#[test]
+fn what_virtio_mem_was_asked_for_is_promised_and_a_dead_driver_s_is_not() {
+    let mut bridge = Bridge::settled(4096, 300, 300);
+    let parts = Parts {
+        boot_bytes: RAM,
+        balloon_bytes: Some(468 * MIB),
+        requested_bytes: 200 * MIB,
+        pluggable_bytes: RAM,
+        block_bytes: 2 * MIB,
+        ..Parts::default()
+    };
+    // Rebooted with 200 MiB asked for: it will have them without another word.
+    let seen = |parts, is_plug_dead| {
+        let memory = Makeup { parts, is_plug_dead, ..Makeup::default() };
+        Sighting::State { state: MachineState { memory, ..state(300) }, accepted_bytes: None }
+    };
+    bridge.on_sighting(A, seen(parts, false));
+    assert_eq!(bridge.status().committed_bytes, 800 * MIB);
+    for _ in 0..3 {
+        bridge.on_sighting(A, seen(Parts { requested_bytes: 0, pluggable_bytes: 0, ..parts }, true));
+    }
+    assert_eq!(bridge.status().committed_bytes, 600 * MIB);
+    let said = bridge.events(0).iter().filter(|event| event.message.contains("nobody in its guest answers")).count();
+    assert_eq!(said, 1, "once");
+}
+
+#[test]
+fn a_decision_tells_which_actuator_moves_how_much_and_why() {
+    let mut bridge = Bridge::settled(1024, 300, 300);
+    bridge.time(5_000).on_guest(B, &report(600, Urgency::Critical, 0));
+    bridge.targets();
+    let target_bytes = bridge.vms[B].target_bytes;
+    let parts = Parts {
+        boot_bytes: 300 * MIB,
+        pluggable_bytes: RAM,
+        block_bytes: MIB,
+        balloon_bytes: Some(0),
+        ..Parts::default()
+    };
+    let split = actuator::split(&parts, target_bytes, &Speeds::default(), false);
+    let memory = Makeup { parts, split: Some(split), ..Makeup::default() };
+    bridge.on_sighting(B, Sighting::State { state: MachineState { memory, ..state(300) }, accepted_bytes: None });
+    let text = crate::record::sentence(&bridge.decisions(Some("b"), 1).unwrap()[0]);
+    let expected = "Virtio-mem 364 MiB: virtio-mem is 5.7 times as fast (4096 MiB/s, by others' figures, against 707 MiB/s, \
+                    by others' figures); 6 MiB of it describe the new memory.";
+    assert!(text.contains(expected), "{text}");
 }
 
 #[test]

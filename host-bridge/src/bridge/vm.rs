@@ -74,20 +74,35 @@ impl Vm {
 
     pub(super) fn committed_bytes(&self) -> u64 {
         match self.hypervisor {
-            Hypervisor::Attached(state) => state.allocation_bytes.max(self.target_bytes).max(self.accepted_bytes),
+            // What virtio-mem was asked to have comes by itself, as after a reboot.
+            Hypervisor::Attached(state) => {
+                let promised_bytes = state.memory.parts.promised_bytes();
+                state.allocation_bytes.max(self.target_bytes).max(self.accepted_bytes).max(promised_bytes)
+            }
             _ => self.allocation_bytes(),
         }
     }
 
+    /// What its hypervisor says of it, if that answers.
+    pub(super) fn attached(&self) -> Option<&MachineState> {
+        if let Hypervisor::Attached(state) = &self.hypervisor { Some(state) } else { None }
+    }
+
+    /// What was asked for and what it has are the same when they differ by less.
+    pub(super) fn grain_bytes(&self) -> u64 {
+        self.attached().map_or(PAGE_BYTES, |state| state.memory.parts.grain_bytes())
+    }
+
     /// The operator's limits, held to what the VM was built with, in whole pages.
     pub(super) fn limits(&self) -> Limits {
-        let ram_bytes = match self.hypervisor {
-            Hypervisor::Attached(state) => state.ram_bytes,
-            Hypervisor::Unreachable { ram_bytes, .. } => ram_bytes,
-            Hypervisor::Starting | Hypervisor::Absent { .. } => u64::MAX,
+        let (ram_bytes, least_bytes) = match self.hypervisor {
+            Hypervisor::Attached(state) => (state.ram_bytes, state.memory.parts.least_bytes()),
+            Hypervisor::Unreachable { ram_bytes, .. } => (ram_bytes, 0),
+            Hypervisor::Starting | Hypervisor::Absent { .. } => (u64::MAX, 0),
         };
         let Limits { minimum_bytes, reservation_bytes, maximum_bytes, shares } = self.config.limits;
         let maximum_bytes = maximum_bytes.min(ram_bytes);
+        let minimum_bytes = minimum_bytes.max(least_bytes);
         let maximum_bytes = maximum_bytes - maximum_bytes % PAGE_BYTES;
         let minimum_bytes = minimum_bytes.div_ceil(PAGE_BYTES).saturating_mul(PAGE_BYTES).min(maximum_bytes);
         Limits { minimum_bytes, reservation_bytes: reservation_bytes.min(maximum_bytes), maximum_bytes, shares }
@@ -115,14 +130,14 @@ impl Vm {
         let reach = match &self.hypervisor {
             Hypervisor::Starting | Hypervisor::Absent { .. } => return None,
             Hypervisor::Unreachable { .. } => Reach::Unreachable,
-            Hypervisor::Attached(state) if !state.running || !state.has_balloon => Reach::Fixed,
+            Hypervisor::Attached(state) if !state.running || !state.is_movable() => Reach::Fixed,
             Hypervisor::Attached(_) if is_paused => Reach::Paused,
             Hypervisor::Attached(_) => Reach::Ready,
         };
         Some(VmView {
             limits: self.limits(),
             // A larger target that was not taken back yet counts as if it were reached.
-            allocation_bytes: if self.accepted_bytes > self.target_bytes {
+            allocation_bytes: if self.committed_bytes() > self.target_bytes {
                 self.committed_bytes()
             } else {
                 self.allocation_bytes()

@@ -262,26 +262,30 @@ impl<M: Machine> Task<M> {
                 }
                 notice = machine.notice() => match notice {
                     Ok(Notice::Allocation(bytes)) => Ok(Seen::Allocation(bytes)),
-                    Ok(Notice::Changed) => machine.read().await.map(Seen::State),
+                    Ok(Notice::Changed) => machine.read().await.map(Box::new).map(Seen::State),
                     Err(error) => Err(error),
                 },
                 () = sleep_until(next_read) => match pursuit {
                     Some(_) => machine.allocation_bytes().await.map(Seen::Allocation),
-                    None => machine.read().await.map(Seen::State),
+                    None => machine.read().await.map(Box::new).map(Seen::State),
                 },
             };
             read_at = Instant::now();
             match read {
-                Ok(Seen::Allocation(bytes)) => state.allocation_bytes = bytes.min(state.ram_bytes),
+                Ok(Seen::Allocation(bytes)) => {
+                    state.memory = machine.memory();
+                    state.ram_bytes = state.memory.parts.most_bytes();
+                    state.allocation_bytes = bytes.min(state.ram_bytes);
+                }
                 Ok(Seen::State(new)) => {
-                    state = new;
+                    state = *new;
                     if let Err(error) = self.see_vcpus(machine, &mut plugging).await? {
                         return Ok(error);
                     }
                 }
                 Err(error) => return Ok(error),
             }
-            if pursuit.as_ref().is_some_and(|pursuit| pursuit.is_over(state.allocation_bytes)) {
+            if pursuit.as_ref().is_some_and(|pursuit| pursuit.is_over(&state)) {
                 pursuit = None;
             }
             self.say(Sighting::State { state, accepted_bytes }).await?;
@@ -355,7 +359,7 @@ impl<M: Machine> Task<M> {
 
 enum Seen {
     Allocation(u64),
-    State(MachineState),
+    State(Box<MachineState>),
 }
 
 /// A target that was asked for and is not reached yet.
@@ -365,9 +369,10 @@ struct Pursuit {
 }
 
 impl Pursuit {
-    /// Reached (a balloon moves whole pages), or given up on.
-    fn is_over(&self, allocation_bytes: u64) -> bool {
-        allocation_bytes.abs_diff(self.target_bytes) < PAGE_BYTES || self.since.elapsed() > MOVING_FOR
+    /// Reached (what moves it knows pages or blocks), or given up on.
+    fn is_over(&self, state: &MachineState) -> bool {
+        let grain_bytes = state.memory.parts.grain_bytes();
+        state.allocation_bytes.abs_diff(self.target_bytes) < grain_bytes || self.since.elapsed() > MOVING_FOR
     }
 
     fn interval(&self) -> Duration {

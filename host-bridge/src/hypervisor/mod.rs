@@ -16,6 +16,7 @@
 //!
 //! What the VM has is never assumed from what was asked: it is read back.
 
+pub mod actuators;
 pub mod driver;
 mod plugging;
 mod process;
@@ -23,15 +24,17 @@ pub mod qemu;
 
 pub use process::Process;
 
+use crate::plan::actuator::{Parts, Split};
 use crate::plan::cpu::Vcpus;
 use crate::plan::storage::Throttle;
+use serde::{Deserialize, Serialize};
 use std::future::Future;
 use std::path::PathBuf;
 
 /// What a hypervisor says of a VM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MachineState {
-    /// The VM's memory with an empty balloon.
+    /// The most that it can have: an empty balloon, and all plugged in that can be.
     pub ram_bytes: u64,
     /// What it has now.
     pub allocation_bytes: u64,
@@ -47,6 +50,29 @@ pub struct MachineState {
     /// What the hypervisor's process holds of the guest's memory, about: a guest does not touch all that it has. `None`
     /// where the kernel does not tell.
     pub resident_bytes: Option<u64>,
+    /// What its memory is made of.
+    pub memory: Makeup,
+}
+
+/// What a VM's memory is made of, and what moves it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Makeup {
+    /// Boot memory, balloon, virtio-mem.
+    pub parts: Parts,
+    /// How the last target is reached.
+    pub split: Option<Split>,
+    /// Whether there is virtio-mem to which nobody in the guest answers.
+    pub is_plug_dead: bool,
+    /// Whether the guest tells QEMU which pages are free. They go back to the host, and are no promise: the guest takes them again
+    /// when it likes, so they count for it as before.
+    pub free_page_reporting: bool,
+}
+
+impl MachineState {
+    /// Whether there is something to move.
+    pub fn is_movable(&self) -> bool {
+        self.has_balloon || self.memory.parts.pluggable_bytes > 0
+    }
 }
 
 /// What a VM's disks did, counted since it started.
@@ -161,6 +187,9 @@ pub trait Machine: Send + Sized + 'static {
     /// # Errors
     /// Any [`Error`].
     fn allocation_bytes(&mut self) -> impl Future<Output = Result<u64, Error>> + Send;
+
+    /// What the VM's memory was made of at the last reading.
+    fn memory(&self) -> Makeup;
 
     /// Asks for an allocation of `target_bytes`; it is reached, or not, later.
     ///

@@ -33,6 +33,7 @@
 //! ([`History::after_step`]), a reading of the hypervisor ([`History::after_observation`]), a fresh report
 //! ([`History::after_demand`]).
 
+pub mod actuator;
 pub mod cpu;
 mod demand;
 mod fairness;

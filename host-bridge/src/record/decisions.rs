@@ -1,5 +1,6 @@
 //! The last decisions and events, in memory: old entries go when new ones come, so that nothing here grows with time.
 
+use crate::plan::actuator::Split;
 use crate::plan::{Demand, Rule, Step};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, VecDeque};
@@ -34,6 +35,9 @@ pub struct Decision {
     /// Whether the guest agreed to a shrink; `None` where that was not asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub asked: Option<Asked>,
+    /// Which actuators move how much of it; `None` before the hypervisor's driver has said so.
+    #[serde(default)]
+    pub split: Option<Split>,
     /// What came of it.
     pub outcome: Outcome,
 }
@@ -123,6 +127,13 @@ impl Decisions {
         let newest = self.0.back_mut().filter(|newest| newest.outcome == Outcome::Moving)?;
         newest.outcome = outcome;
         Some(newest)
+    }
+
+    /// Takes in how the newest decision is carried out, if that is the one.
+    pub fn reached_by(&mut self, split: &Split) {
+        if let Some(newest) = self.0.back_mut().filter(|newest| newest.step.to_bytes == split.target_bytes) {
+            newest.split = Some(*split);
+        }
     }
 
     /// The last `count`, oldest first.

@@ -2,6 +2,7 @@
 
 use super::{Asked, Decision, Outcome};
 use crate::config::Bytes;
+use crate::plan::actuator::{Rate, Split, Why, description_bytes};
 use crate::plan::{Demand, Pace, Rule, Urgency, Verdict};
 
 /// A decision in one paragraph: what was asked, what was seen, which rule, what came of it.
@@ -16,6 +17,7 @@ pub fn sentence(decision: &Decision) -> String {
     let (from, to) = (Bytes(step.from_bytes), Bytes(step.to_bytes));
     let saw = saw(demand);
     let why = why(&decision.rule, *wanted_bytes, *entitled_bytes);
+    let how = decision.split.as_ref().map(how).unwrap_or_default();
     let came = match outcome {
         Outcome::Moving => "Under way.".to_owned(),
         Outcome::Confirmed { after_ms } => format!("Confirmed after {after_ms} ms."),
@@ -26,7 +28,7 @@ pub fn sentence(decision: &Decision) -> String {
         Outcome::Lost { reached_bytes } => format!("The VM went away at {}.", Bytes(*reached_bytes)),
     };
     let agreed = decision.asked.as_ref().map(agreed).unwrap_or_default();
-    format!("{direction} {pace} from {from} to {to}. {saw} {why} {agreed}{came}")
+    format!("{direction} {pace} from {from} to {to}. {saw} {why}{how} {agreed}{came}")
 }
 
 /// What the guest said to it, with a space behind.
@@ -41,6 +43,44 @@ fn agreed(asked: &Asked) -> String {
         Asked::Unable => "The guest cannot be asked: a slice. ".to_owned(),
         Asked::Untrusted => "The guest did not keep its word before and was not asked. ".to_owned(),
     }
+}
+
+/// Which actuator moves how much, and why; nothing where there is but a balloon.
+fn how(split: &Split) -> String {
+    let (plug, balloon) = (split.plug_moves_bytes(), split.balloon_moves_bytes());
+    let moved = |who: &str, bytes: u64| (bytes > 0).then(|| format!("{who} {}", Bytes(bytes)));
+    let parts: Vec<String> = [moved("Virtio-mem", plug), moved("the balloon", balloon)].into_iter().flatten().collect();
+    if parts.is_empty() || (split.why == Why::NothingToPlug && plug == 0) {
+        return String::new();
+    }
+    let rates = |fast: &Rate, slow: &Rate| {
+        let times = fast.bytes_per_s.saturating_mul(10) / slow.bytes_per_s.max(1);
+        let known = |rate: &Rate| if rate.is_measured { "measured here" } else { "by others' figures" };
+        let figures = format!(
+            "{}/s, {}, against {}/s, {}",
+            Bytes(fast.bytes_per_s),
+            known(fast),
+            Bytes(slow.bytes_per_s),
+            known(slow)
+        );
+        format!("{}.{} times as fast ({figures})", times / 10, times % 10)
+    };
+    let why = match split.why {
+        Why::PlugFaster => format!("virtio-mem is {}", rates(&split.plug, &split.balloon)),
+        Why::BalloonFaster => format!("the balloon is {}", rates(&split.balloon, &split.plug)),
+        Why::Trimming => "too little for virtio-mem".to_owned(),
+        Why::NothingToPlug => "virtio-mem has no more to move".to_owned(),
+        Why::UnplugStuck => "unplugging got stuck at memory that cannot move".to_owned(),
+        Why::NoBalloon => "the balloon has no more to move".to_owned(),
+    };
+    let grown = split.to.plugged_bytes.saturating_sub(split.from.plugged_bytes);
+    let cost = if grown > 0 {
+        format!("; {} of it describe the new memory", Bytes(description_bytes(grown)))
+    } else {
+        String::new()
+    };
+    let text = parts.join(", ");
+    format!(" {}: {why}{cost}.", text.replacen("the balloon", if plug > 0 { "the balloon" } else { "The balloon" }, 1))
 }
 
 /// Why a VM stands where it does now, decision or not.

@@ -6,6 +6,7 @@ use vmtide_bridge::api::types::{Cpu, Reload, Status, Vm, VmState};
 use vmtide_bridge::api::yields::Yields;
 use vmtide_bridge::config::{Bytes, Millicpus};
 use vmtide_bridge::guests::GuestSummary;
+use vmtide_bridge::hypervisor::Makeup;
 use vmtide_bridge::performance::{Index, Indices, PPM, Resource};
 use vmtide_bridge::plan::{Demand, HostState};
 use vmtide_bridge::record::{Decision, Event, sentence};
@@ -110,12 +111,13 @@ pub(crate) fn list(vms: &[Vm]) -> String {
 
 pub(crate) fn explain(vm: &Vm, decisions: &[Decision], events: &[Event]) -> String {
     let mut text = format!(
-        "{} is {}, has {} (asked for: {}), limits {}.\n{}\n{}\n{}\nP = R / T over the last minute: {}.\n{}",
+        "{} is {}, has {} (asked for: {}), limits {}.\n{}{}\n{}\n{}\nP = R / T over the last minute: {}.\n{}",
         vm.name,
         state(vm),
         Bytes(vm.allocation_bytes),
         Bytes(vm.target_bytes),
         limit_words(vm),
+        vm.memory.map(|memory| made_of(&memory, vm.resident_bytes)).unwrap_or_default(),
         vm.detail.as_ref().unwrap_or(&vm.standing),
         agent(&vm.agent),
         cpu(&vm.cpu),
@@ -207,6 +209,31 @@ fn yields(yields: &Yields) -> String {
         _ = write!(text, "; now asked for {}", Bytes(bytes));
     }
     text + ".\n"
+}
+
+/// Boot memory, what is plugged in, what the balloon holds; nothing for a VM that is not known in parts.
+fn made_of(memory: &Makeup, resident_bytes: Option<u64>) -> String {
+    let parts = &memory.parts;
+    if parts.boot_bytes == 0 {
+        return String::new();
+    }
+    let plugged = if parts.pluggable_bytes > 0 || memory.is_plug_dead {
+        let dead = if memory.is_plug_dead { ", nobody in the guest answers virtio-mem" } else { "" };
+        let (plugged, most) = (Bytes(parts.plugged_bytes), Bytes(parts.pluggable_bytes));
+        format!(" + {plugged} plugged in (of {most}{dead})")
+    } else {
+        String::new()
+    };
+    let balloon = match parts.balloon_bytes {
+        Some(bytes) => format!(" − {} in the balloon", Bytes(bytes)),
+        None => ", no balloon".to_owned(),
+    };
+    let resident = match resident_bytes {
+        Some(bytes) => format!("; {} of it are taken from the host now", Bytes(bytes)),
+        None => String::new(),
+    };
+    let reports = if memory.free_page_reporting { ", free pages are reported" } else { "" };
+    format!("It is made of {} at boot{plugged}{balloon}{resident}{reports}.\n", Bytes(parts.boot_bytes))
 }
 
 pub(crate) fn paused(vm: Option<&str>, paused: bool) -> String {
