@@ -34,6 +34,17 @@ pub(super) fn firmware_ram(root: &Path) -> Option<Vec<(u64, u64)>> {
     Some(ranges)
 }
 
+/// Memory that was plugged in and that nobody has put to use, bytes: where the kernel does not do that by itself, user space has
+/// to (Documentation/admin-guide/mm/memory-hotplug.rst).
+pub(crate) fn offline_bytes(root: &Path) -> u64 {
+    let folder = root.join("sys/devices/system/memory");
+    let Ok(block) = fs::read_to_string(folder.join("block_size_bytes")) else { return 0 };
+    let block_bytes = u64::from_str_radix(block.trim(), 16).unwrap_or(0);
+    let Ok(blocks) = fs::read_dir(folder) else { return 0 };
+    let is_offline = |path: &Path| fs::read_to_string(path.join("state")).is_ok_and(|state| state.trim() == "offline");
+    block_bytes.saturating_mul(blocks.flatten().filter(|block| is_offline(&block.path())).count() as u64)
+}
+
 /// Whether the balloon gives way before the kernel kills. Then the kernel goes on counting ballooned pages in
 /// MemTotal; otherwise it takes them out.
 pub(super) fn balloon_deflates_on_oom(root: &Path) -> bool {
@@ -76,6 +87,17 @@ mod tests {
             assert_eq!(firmware_ram_bytes(dir.path()), None, "{end}");
         }
         assert_eq!(firmware_ram_bytes(tempfile::tempdir().unwrap().path()), None);
+    }
+
+    #[test]
+    fn counts_memory_that_nobody_put_to_use() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(offline_bytes(dir.path()), 0, "a kernel without hotplug");
+        write(dir.path(), "sys/devices/system/memory/block_size_bytes", "8000000\n");
+        for (block, state) in [(0, "online\n"), (8, "offline\n"), (9, "offline\n"), (10, "going-offline\n")] {
+            write(dir.path(), &format!("sys/devices/system/memory/memory{block}/state"), state);
+        }
+        assert_eq!(offline_bytes(dir.path()), 2 << 27);
     }
 
     #[test]

@@ -19,7 +19,7 @@ use super::window::Windows;
 use super::{Facts, Mode, Row, Survey, zram};
 use crate::config::{Tuning, Zram};
 use crate::observer::Samples;
-use crate::sense::MemorySample;
+use crate::sense::{MemorySample, offline_bytes};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use tracing::{info, warn};
@@ -68,6 +68,8 @@ pub struct Tuner {
     /// What was set since the last look.
     set: Vec<String>,
     events: Vec<TuneEvent>,
+    /// What was offline at the last full look.
+    offline_bytes: u64,
 }
 
 impl Tuner {
@@ -118,6 +120,7 @@ impl Tuner {
             trials: Trials::default(),
             set: Vec::new(),
             events: Vec::new(),
+            offline_bytes: 0,
         };
         let undone = tuner.restore(|_| true, now_ms);
         let back = undone.iter().filter(|file| file.outcome == Some(Outcome::Restored)).count();
@@ -225,6 +228,9 @@ impl Tuner {
         if is_full && self.look_after_zram(now_ms) {
             self.read_facts(memory);
         }
+        if is_full {
+            self.look_for_offline_memory();
+        }
         let [_, newer] = *self.balance.get_or_insert([(now_ms, *memory); 2]);
         if now_ms.saturating_sub(newer.0) >= BALANCE_MS {
             self.balance = Some([newer, (now_ms, *memory)]);
@@ -243,6 +249,15 @@ impl Tuner {
                 self.read_facts(memory);
             }
         }
+    }
+
+    /// Says so when memory that the host plugged in is of no use here.
+    fn look_for_offline_memory(&mut self) {
+        let bytes = if self.facts.get("virtio_mem") == Some(true.into()) { offline_bytes(&self.root) } else { 0 };
+        if bytes > 0 && bytes != self.offline_bytes {
+            self.say(format!("{} MiB were plugged in and stay offline: set auto_online_blocks", bytes >> 20));
+        }
+        self.offline_bytes = bytes;
     }
 
     /// Without a journal nothing is written.

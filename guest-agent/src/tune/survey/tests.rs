@@ -171,6 +171,20 @@ fn memory() -> Vec<Case> {
             vec![("virtio_mem", true.into())],
             Some("online_movable".into()),
         ),
+        (
+            "auto_online_blocks",
+            "sys/devices/system/memory/auto_online_blocks",
+            "offline",
+            vec![("virtio_mem", true.into())],
+            Some("online_movable".into()),
+        ),
+        (
+            "auto_online_blocks",
+            "sys/devices/system/memory/auto_online_blocks",
+            "online_kernel",
+            vec![("virtio_mem", true.into())],
+            None,
+        ),
         ("auto_online_blocks", "sys/devices/system/memory/auto_online_blocks", "online", vec![], None),
     ]
 }

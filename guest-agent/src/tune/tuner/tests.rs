@@ -460,3 +460,22 @@ fn what_is_risky_is_tried_before_it_stays() {
     assert!(events.iter().any(|event| event.starts_with("thp_enabled: inconclusive, reverted")), "{events:?}");
     assert_eq!(guest.holds(thp), "always");
 }
+
+#[test]
+fn memory_that_was_plugged_in_and_stays_offline_is_said_once() {
+    let mut guest = guest("");
+    fixture(guest.dir.path(), "sys/bus/virtio/drivers/virtio_mem/virtio5/features", "1");
+    fixture(guest.dir.path(), "sys/devices/system/memory/block_size_bytes", "8000000\n");
+    let block = "sys/devices/system/memory/memory9/state";
+    fixture(guest.dir.path(), block, "offline\n");
+    let said = |guest: &mut Guest| {
+        guest.now_ms += FULL_MS;
+        let events = guest.tuner.as_mut().unwrap().tend(guest.now_ms, &guest.samples);
+        events.iter().filter(|event| event.contains("128 MiB were plugged in and stay offline")).count()
+    };
+    assert_eq!([said(&mut guest), said(&mut guest)], [1, 0]);
+    fixture(guest.dir.path(), block, "online\n");
+    assert_eq!(said(&mut guest), 0);
+    fixture(guest.dir.path(), block, "offline\n");
+    assert_eq!(said(&mut guest), 1);
+}
