@@ -76,7 +76,7 @@ impl FleetConfig {
                  vsock = \"{}\"\n",
                 vm.name(),
                 member.minimum_bytes / MIB,
-                vm.memory_bytes() / MIB,
+                vm.most_bytes() / MIB,
                 member.shares,
                 vm.bridge_qmp().display(),
                 vm.vsock().display(),

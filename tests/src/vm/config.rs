@@ -23,6 +23,9 @@ pub struct VmConfig {
     pub(super) swap_bytes: Option<u64>,
     disk_iops: Option<u32>,
     store: Option<(PathBuf, String)>,
+    /// What virtio-mem can plug in.
+    pub(super) pluggable_bytes: u64,
+    free_page_reporting: bool,
 }
 
 impl VmConfig {
@@ -39,13 +42,29 @@ impl VmConfig {
             swap_bytes: None,
             disk_iops: None,
             store: None,
+            pluggable_bytes: 0,
+            free_page_reporting: false,
         }
     }
 
-    /// Memory at boot, which is also its maximum.
+    /// Memory at boot, which is also its maximum without [`VmConfig::virtio_mem_mib`].
     #[must_use]
     pub fn memory_mib(mut self, mib: u64) -> Self {
         self.memory_bytes = mib * MIB;
+        self
+    }
+
+    /// Lets so much more be plugged in; none of it at boot.
+    #[must_use]
+    pub fn virtio_mem_mib(mut self, mib: u64) -> Self {
+        self.pluggable_bytes = mib * MIB;
+        self
+    }
+
+    /// Has the guest tell QEMU which pages are free.
+    #[must_use]
+    pub fn free_page_reporting(mut self) -> Self {
+        self.free_page_reporting = true;
         self
     }
 
@@ -114,13 +133,21 @@ impl VmConfig {
         // The vsock device is another process and must see the guest's memory.
         push("-machine", "q35,memory-backend=ram".into());
         push("-object", format!("memory-backend-memfd,id=ram,size={mib}M,share=on"));
-        push("-m", format!("{mib}M"));
+        let pluggable = self.pluggable_bytes / MIB;
+        if pluggable == 0 {
+            push("-m", format!("{mib}M"));
+        } else {
+            push("-m", format!("{mib}M,maxmem={}M", mib + pluggable));
+            push("-object", format!("memory-backend-memfd,id=more,size={pluggable}M,share=on"));
+            push("-device", "virtio-mem-pci,id=vmem0,memdev=more,requested-size=0".into());
+        }
         push("-smp", format!("{},maxcpus={}", self.vcpus, self.vcpu_slots.max(self.vcpus)));
         push("-serial", format!("file:{}", at("serial.log")));
         push("-chardev", format!("socket,id=vsock,path={}", at("vhost.sock")));
         push("-device", "vhost-user-vsock-pci,chardev=vsock".into());
         let deflate = if self.deflate_on_oom { "on" } else { "off" };
-        push("-device", format!("virtio-balloon-pci,id=balloon0,deflate-on-oom={deflate}"));
+        let reporting = if self.free_page_reporting { ",free-page-reporting=on" } else { "" };
+        push("-device", format!("virtio-balloon-pci,id=balloon0,deflate-on-oom={deflate}{reporting}"));
         for socket in ["bridge.qmp", "lab.qmp"] {
             push("-qmp", format!("unix:{},server=on,wait=off", at(socket)));
         }

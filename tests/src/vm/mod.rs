@@ -105,6 +105,19 @@ impl Vm {
         self.config.memory_bytes
     }
 
+    /// The most that it can have: what it booted with and all that can be plugged in.
+    pub fn most_bytes(&self) -> u64 {
+        self.config.memory_bytes + self.config.pluggable_bytes
+    }
+
+    /// What virtio-mem has plugged in, read from QEMU.
+    ///
+    /// # Errors
+    /// When QEMU does not answer within the QMP timeout.
+    pub async fn plugged_bytes(&self) -> Result<u64> {
+        self.qmp.plugged_bytes().await
+    }
+
     /// Runs a shell line in the guest; its stdout, or an error when it exits with another code than 0.
     ///
     /// # Errors

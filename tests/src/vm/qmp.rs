@@ -54,7 +54,18 @@ impl Qmp {
     /// As [`Qmp::execute`].
     pub async fn allocation_bytes(&self) -> Result<u64> {
         let balloon = self.execute("query-balloon", json!({})).await?;
-        balloon["actual"].as_u64().with_context(|| format!("no balloon size in {balloon}"))
+        let unballooned = balloon["actual"].as_u64().with_context(|| format!("no balloon size in {balloon}"))?;
+        Ok(unballooned + self.plugged_bytes().await?)
+    }
+
+    /// What virtio-mem has plugged in, which the balloon does not know of.
+    ///
+    /// # Errors
+    /// As [`Qmp::execute`].
+    pub async fn plugged_bytes(&self) -> Result<u64> {
+        let devices = self.execute("query-memory-devices", json!({})).await?;
+        let sizes = devices.as_array().into_iter().flatten().filter_map(|device| device["data"]["size"].as_u64());
+        Ok(sizes.sum())
     }
 }
 
