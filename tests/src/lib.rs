@@ -20,7 +20,7 @@
 //! - [`load`]: the workload inside the guest (`vmtide-load`).
 //! - [`fleet`]: several VMs on one budget, with the real bridge and agents.
 //! - [`package`], [`install`]: what is installed, and whether it works on a Debian that boots.
-//! - [`demo`], [`picture`], [`footprint`], [`tuning`], [`cpu`], [`compare`], [`io`], [`suite`]: the other commands of `cargo lab`.
+//! - [`demo`], [`picture`], [`footprint`], [`tuning`], [`cpu`], [`compare`], [`io`], [`moves`], [`suite`]: the other commands of `cargo lab`.
 
 pub mod compare;
 pub mod cpu;
@@ -31,6 +31,7 @@ pub mod guest;
 pub mod install;
 pub mod io;
 pub mod load;
+pub mod moves;
 pub mod package;
 pub mod picture;
 pub mod prepare;

@@ -7,7 +7,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 use vmtide_bridge::plan::Planner;
-use vmtide_lab::{Kernel, Lab, compare, cpu, demo, footprint, install, io, package, picture, suite, tuning};
+use vmtide_lab::{Kernel, Lab, compare, cpu, demo, footprint, install, io, moves, package, picture, suite, tuning};
 
 /// Boots real microVMs and lets vmtide work on them
 #[derive(Debug, Parser)]
@@ -97,6 +97,8 @@ enum Scenario {
     Install,
     /// What a guest waits for its reads while another floods the store that both are on
     Io,
+    /// How fast virtio-mem and the balloon move memory
+    Moves,
 }
 
 fn main() -> ExitCode {
@@ -158,6 +160,7 @@ fn dispatch(command: Command) -> Result<ExitCode> {
                     show(json, &measured)?;
                     return Ok(success_if(measured.works()));
                 }
+                Scenario::Moves => show(json, &until_interrupted(moves::measure(lab, kernel))?)?,
                 Scenario::Io => show(json, &until_interrupted(io::measure(lab, kernel))?)?,
                 Scenario::Tuning => {
                     let measured = until_interrupted(tuning::measure(lab, kernel))?;

@@ -118,6 +118,15 @@ impl Vm {
         self.qmp.plugged_bytes().await
     }
 
+    /// Asks virtio-mem to come to `bytes`, past any bridge.
+    ///
+    /// # Errors
+    /// When QEMU refuses or does not answer.
+    pub async fn request_plugged(&self, bytes: u64) -> Result<()> {
+        let value = json!({ "path": "/machine/peripheral/vmem0", "property": "requested-size", "value": bytes });
+        self.qmp.execute("qom-set", value).await.map(drop)
+    }
+
     /// Runs a shell line in the guest; its stdout, or an error when it exits with another code than 0.
     ///
     /// # Errors
