@@ -382,6 +382,7 @@ impl Agent {
                 state: link.state,
                 state_ms: u64::try_from(link.since.elapsed().as_millis()).unwrap_or(u64::MAX),
                 vm: link.vm.clone(),
+                protocol: link.protocol,
                 attempts: link.attempts,
                 last_error: link.last_error.clone(),
                 last_reject: link.last_reject.clone(),
@@ -404,7 +405,7 @@ async fn answer(socket: Option<&StatusSocket>, status: impl FnOnce() -> Status) 
 }
 
 /// Who speaks; empty where the guest does not say.
-fn hello(root: &Path, can_set_online: bool) -> Hello {
+pub(crate) fn hello(root: &Path, can_set_online: bool) -> Hello {
     let line = |path| fs::read_to_string(root.join(path)).unwrap_or_default().trim().to_owned();
     Hello {
         protocol: SUPPORTED,

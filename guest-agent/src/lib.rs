@@ -8,6 +8,7 @@
 //!                          +------> supervisor: tells systemd that it is ready and runs
 //!                          +------> tune: sets the guest's knobs, and sets them back
 //!                          +------> cooperate: frees memory when the bridge asks
+//! doctor: what `vmtide-agent doctor` finds out about all of that, with or without a running agent
 //! ```
 
 pub mod agent;
@@ -15,6 +16,7 @@ pub mod config;
 pub mod confine;
 pub mod cooperate;
 pub mod demand;
+pub mod doctor;
 #[cfg(test)]
 mod fake_bridge;
 pub mod link;

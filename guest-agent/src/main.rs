@@ -26,7 +26,7 @@ use vmtide_agent::observer::Observer;
 use vmtide_agent::status::{self, Status};
 use vmtide_agent::supervisor::Supervisor;
 use vmtide_agent::tune::{Tuner, inventory};
-use vmtide_agent::{agent, full_text, table};
+use vmtide_agent::{agent, doctor, full_text, table};
 
 /// As systemd gives to its own services that must go on.
 const OOM_SCORE_ADJ: &str = "-900";
@@ -67,6 +67,15 @@ enum Command {
         /// Time between the two looks, milliseconds
         #[arg(long, value_name = "MS", default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(1_000..=60_000))]
         interval_ms: u64,
+    },
+    /// Check every link between this VM and the bridge on its host, and say what to do; changes nothing
+    Doctor {
+        /// As one JSON object
+        #[arg(long)]
+        json: bool,
+        /// Read the guest's /proc and /sys below this folder; vsock is not dialled then
+        #[arg(long, value_name = "DIR", default_value = "/")]
+        root: PathBuf,
     },
     /// Check the configuration
     Check,
@@ -113,8 +122,12 @@ fn main() -> ExitCode {
     if let Command::Measure(measure) = &cli.command {
         return measure.run(cli.config.as_deref());
     }
-    match command(&cli) {
-        Ok(()) => ExitCode::SUCCESS,
+    let done = match &cli.command {
+        Command::Doctor { json, root } => doctor(cli.config.as_deref(), root, *json),
+        _ => command(&cli).map(|()| ExitCode::SUCCESS),
+    };
+    match done {
+        Ok(code) => code,
         Err(error) if error.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe) => {
             ExitCode::SUCCESS
         }
@@ -146,8 +159,8 @@ fn command(cli: &Cli) -> anyhow::Result<()> {
             print("the configuration is valid\n")
         }
         Command::Config(Configuration::Show { effective, origin }) => print(&layered.text(*effective, *origin)),
-        // It exits in a way of its own.
-        Command::Measure(_) => Ok(()),
+        // They exit in ways of their own.
+        Command::Measure(_) | Command::Doctor { .. } => Ok(()),
         Command::Tuning(tuning) => print(&tuning.text(&config)?),
         Command::Revert { knob, root, all } => {
             // A running agent has the CPUs that are offline for its bridge; it brings them back when it stops.
@@ -221,6 +234,14 @@ fn once(config: &Config, root: &Path, interval_ms: u64, as_json: bool) -> anyhow
     } else {
         print(&table(&seen.demand))
     }
+}
+
+/// A wrong configuration is a finding like any other.
+fn doctor(config: Option<&Path>, root: &Path, as_json: bool) -> anyhow::Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("no runtime")?;
+    let report = doctor::report(&runtime.block_on(doctor::gather(layers::load(config), root)));
+    print(&if as_json { format!("{}\n", serde_json::to_string(&report)?) } else { report.text() })?;
+    Ok(if report.ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn show_status(status: &Status, as_json: bool) -> anyhow::Result<()> {

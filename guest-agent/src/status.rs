@@ -56,6 +56,9 @@ pub struct SessionStatus {
     pub state_ms: u64,
     /// The VM's name on its host, once a bridge has said it.
     pub vm: Option<String>,
+    /// The protocol version of the last session.
+    #[serde(default)]
+    pub protocol: Option<u32>,
     /// Attempts to connect so far.
     pub attempts: u64,
     /// Why the last session ended, or did not begin.

@@ -240,3 +240,25 @@ fn measure_says_how_a_command_could_not_run_or_was_ended() {
     assert_eq!(text(&output.stdout), "--json\n", "what follows the command is the command's");
     assert!(std::fs::read_to_string(file).unwrap().contains("overall"));
 }
+
+/// Never without a root of its own: the machine that runs the tests is nobody's guest.
+#[test]
+fn doctor_tells_all_it_finds_and_exits_with_1_when_a_link_is_broken() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("guest").to_str().unwrap().to_owned();
+    let wrong = config(dir.path(), "brigde = 1");
+    let output = agent(&["doctor", "--root", &root, "--config", &wrong]);
+    let shown = text(&output.stdout);
+    assert_eq!((output.status.code(), text(&output.stderr).as_str()), (Some(1), ""));
+    for part in ["FAIL  configuration", "did you mean `bridge`?", "try: vmtide-agent config check", "try: modprobe"] {
+        assert!(shown.contains(part), "{part:?} is not in:\n{shown}");
+    }
+    let bridge = format!("bridge = \"unix:{}/b.sock\"", dir.path().display());
+    let output = agent(&["doctor", "--json", "--root", &root, "--config", &config(dir.path(), &bridge)]);
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((output.status.code(), &report["ok"]), (Some(1), &serde_json::json!(false)));
+    let check = |name: &str| report["checks"].as_array().unwrap().iter().find(|check| check["name"] == name).unwrap();
+    assert_eq!(check("bridge")["state"], "fail");
+    assert_eq!(check("bridge")["try"], "on the host: systemctl start vmtide-bridge");
+    assert_eq!(check("configuration")["state"], "ok");
+}

@@ -2,12 +2,13 @@
 //!
 //! Four floors, each of which knows only those below it: [`plan`], [`performance`], [`config`] and `socket` (how to listen
 //! on a unix socket); [`guests`], [`host`], [`cgroup`], [`hypervisor`], [`init`], [`record`] and [`api`];
-//! [`bridge`]; the binaries.
+//! [`bridge`], and [`doctor`], which asks it from outside; the binaries.
 
 pub mod api;
 pub mod bridge;
 pub mod cgroup;
 pub mod config;
+pub mod doctor;
 pub mod guests;
 pub mod host;
 pub mod hypervisor;

@@ -16,13 +16,15 @@
 //! ```
 //!
 //! Nothing here does I/O: [`frame`] cuts bytes into lines, [`decode`] turns a line into a message and says
-//! what it did not know. Both sides use the same code, so they cannot disagree.
+//! what it did not know. Both sides use the same code, so they cannot disagree. [`doctor`] is no message: it is the form
+//! in which both sides' commands tell how the chain between them stands.
 
 pub mod agent;
 mod amount;
 pub mod bridge;
 mod decode;
 pub mod demand;
+pub mod doctor;
 pub mod frame;
 pub mod stalls;
 mod version;

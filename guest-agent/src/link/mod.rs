@@ -15,11 +15,13 @@
 
 mod address;
 mod backoff;
+mod greeting;
 mod session;
 mod stream;
 
 pub use address::{Address, AddressError};
 pub use backoff::{Backoff, BackoffError};
+pub use greeting::{Greeting, greet};
 
 use crate::said::Said;
 use serde::{Deserialize, Serialize};
@@ -81,6 +83,8 @@ pub struct LinkStatus {
     pub since: Instant,
     /// The VM's name on its host, once a bridge has said it.
     pub vm: Option<String>,
+    /// The version that the last session spoke.
+    pub protocol: Option<u32>,
     /// Attempts to connect so far.
     pub attempts: u64,
     /// Why the last session ended, or did not begin.
@@ -115,6 +119,7 @@ impl Link {
             state: LinkState::Connecting,
             since: Instant::now(),
             vm: None,
+            protocol: None,
             attempts: 0,
             last_error: None,
             last_reject: None,
@@ -158,7 +163,10 @@ impl Link {
         };
         info!(vm = welcome.vm, protocol = welcome.protocol, bridge = %self.address, "session with the bridge");
         self.errors = Said::default();
-        self.stand(LinkState::Connected, |status| status.vm = Some(welcome.vm.clone()));
+        self.stand(LinkState::Connected, |status| {
+            status.vm = Some(welcome.vm.clone());
+            status.protocol = Some(welcome.protocol);
+        });
         // The loop takes news whenever it waits; it goes away only together with the outbox.
         self.news.send(News::Welcome(welcome)).await.ok();
         let end = session.carry(outbox, &self.news, &mut self.unknown).await;

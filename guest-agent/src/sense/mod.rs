@@ -22,7 +22,7 @@ use std::{io, path::PathBuf};
 
 pub use cpu::{CpuReader, CpuSample};
 pub use memory::{MemoryReader, MemorySample};
-pub(crate) use physical::{balloon_reports_free_pages, offline_bytes};
+pub(crate) use physical::{balloon_deflates_on_oom, balloon_reports_free_pages, offline_bytes};
 pub(crate) use pressure::PressureReader;
 pub use pressure::Stall;
 pub use storage::{StorageReader, StorageSample};

@@ -47,7 +47,7 @@ pub(crate) fn offline_bytes(root: &Path) -> u64 {
 
 /// Whether the balloon gives way before the kernel kills. Then the kernel goes on counting ballooned pages in
 /// MemTotal; otherwise it takes them out.
-pub(super) fn balloon_deflates_on_oom(root: &Path) -> bool {
+pub(crate) fn balloon_deflates_on_oom(root: &Path) -> bool {
     balloon_has(root, DEFLATE_ON_OOM)
 }
 

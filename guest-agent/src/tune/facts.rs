@@ -174,6 +174,11 @@ fn beginning_of(path: &Path) -> String {
     String::from_utf8_lossy(&bytes[..length]).into_owned()
 }
 
+/// Whether the guest below `root` is one: its CPU says that there is a hypervisor.
+pub(crate) fn is_vm(root: &Path) -> bool {
+    is_virtual(&beginning_of(&root.join("proc/cpuinfo")))
+}
+
 fn is_virtual(cpuinfo: &str) -> bool {
     let flags = cpuinfo.lines().find(|line| line.starts_with("flags"));
     flags.is_some_and(|flags| flags.split_ascii_whitespace().any(|flag| flag == "hypervisor"))

@@ -66,6 +66,16 @@ pub enum Error {
     },
 }
 
+/// The group that holds process `pid` below `root` alone, and the file of its weight; looks, and touches nothing.
+///
+/// # Errors
+/// [`Error`]: there is no controller, or the group is not the VM's alone.
+pub fn of(root: &Path, pid: i32) -> Result<(PathBuf, PathBuf), Error> {
+    let find::Place { version, directory } = find::find(root, pid)?;
+    let weight = directory.join(if version == Version::V1 { "cpu.shares" } else { "cpu.weight" });
+    Ok((directory, weight))
+}
+
 /// How many CPUs of the host below `root` are online; `None` where the kernel does not say.
 pub fn host_cpus(root: &Path) -> Option<u32> {
     let text = std::fs::read_to_string(root.join("sys/devices/system/cpu/online")).ok()?;

@@ -33,6 +33,7 @@ pub use check::{
 };
 pub use event::{End, GuestEvent, Hello, Tally};
 pub use transport::ListenError;
+pub(crate) use transport::hybrid_path;
 pub use views::{GuestSummary, Views};
 
 use crate::config::{Address, VmConfig};
@@ -49,7 +50,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixListener;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
-use transport::{Cids, Hybrid, Peer, Transport, Vsock, hybrid_path};
+use transport::{Cids, Hybrid, Peer, Transport, Vsock};
 use vmtide_protocol::bridge::{Allocation, BridgeMessage, Host, Intervals};
 
 /// A VM's place in the configuration.

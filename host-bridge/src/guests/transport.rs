@@ -96,7 +96,7 @@ impl Transport for Hybrid {
 }
 
 /// Where the bridge listens for the VM whose VMM calls its hybrid socket `vsock`.
-pub(super) fn hybrid_path(vsock: &Path) -> PathBuf {
+pub(crate) fn hybrid_path(vsock: &Path) -> PathBuf {
     let mut path = vsock.as_os_str().to_owned();
     path.push(format!("_{PORT}"));
     path.into()

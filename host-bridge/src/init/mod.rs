@@ -42,6 +42,7 @@ pub struct Found {
 
 /// A VM of QEMU, by its command line.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[expect(clippy::struct_excessive_bools, reason = "independent of each other, each a fact")]
 pub struct FoundVm {
     /// Its process.
     pub pid: u32,
@@ -51,6 +52,8 @@ pub struct FoundVm {
     pub memory_bytes: Option<u64>,
     /// A QMP monitor that the bridge could have.
     pub qmp: Option<String>,
+    /// All of them.
+    pub monitors: Vec<String>,
     /// Whether its monitor is libvirt's.
     pub is_libvirt_s: bool,
     /// Kernel vsock.
@@ -61,6 +64,8 @@ pub struct FoundVm {
     pub has_balloon: bool,
     /// Whether its balloon gives memory back before its guest kills.
     pub deflates_on_oom: bool,
+    /// Whether it has memory that can be plugged.
+    pub has_virtio_mem: bool,
 }
 
 /// Looks at the host below `root` (`/`).

@@ -27,7 +27,7 @@ pub(super) fn parse(pid: u32, arguments: &[String]) -> FoundVm {
                 vm.name = given.get("guest").map(|name| printable(name));
             }
             "m" => vm.memory_bytes = properties(given, "size").get("size").and_then(|size| memory(size)),
-            "qmp" => vm.qmp = vm.qmp.or_else(|| unix_path(given)),
+            "qmp" => vm.monitors.extend(unix_path(given)),
             "chardev" => {
                 let mut given = properties(given, "backend");
                 if let (Some(id), Some(path)) = (given.remove("id"), given.remove("path")) {
@@ -50,14 +50,17 @@ pub(super) fn parse(pid: u32, arguments: &[String]) -> FoundVm {
                 } else if driver.starts_with("virtio-balloon") {
                     vm.has_balloon = true;
                     vm.deflates_on_oom = given.get("deflate-on-oom").is_some_and(|on| on == "on" || on == "true");
+                } else if driver.starts_with("virtio-mem") {
+                    vm.has_virtio_mem = true;
                 }
             }
             _ => {}
         }
     }
     vm.is_libvirt_s = monitors.iter().any(|monitor| monitor == LIBVIRT_MONITOR);
-    let mut others = monitors.iter().filter(|monitor| *monitor != LIBVIRT_MONITOR);
-    vm.qmp = vm.qmp.or_else(|| others.find_map(|id| sockets.get(id)).cloned()).filter(|path| is_plain(path));
+    let others = monitors.iter().filter(|monitor| *monitor != LIBVIRT_MONITOR);
+    vm.monitors.extend(others.filter_map(|id| sockets.get(id)).filter(|path| is_plain(path)).cloned());
+    vm.qmp = vm.monitors.first().cloned();
     // The socket to vhost-device-vsock for now: who looks at all processes knows where that leads.
     vm.vsock = vhost_user.and_then(|id| sockets.remove(&id));
     vm

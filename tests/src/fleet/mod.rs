@@ -6,10 +6,12 @@
 mod config;
 mod watch;
 
-use std::{fs, path::PathBuf, time::Duration};
+use std::{fs, path::PathBuf, process::Command, time::Duration};
 
 use anyhow::{Context, Result};
+use tokio::task::spawn_blocking;
 use vmtide_bridge::{api::client::Client, record::sentence};
+use vmtide_protocol::doctor::Report;
 
 pub use config::{FleetConfig, Member, RESERVE_BYTES};
 pub use watch::{Seen, Watch};
@@ -90,6 +92,18 @@ impl Fleet {
         wait_for("the bridge answers", SETTLE_TIMEOUT, async || Ok(client.status().await.is_ok()))
             .await
             .with_context(|| format!("the bridge's log:\n{}", self.bridge_log()))
+    }
+
+    /// What `vmtide doctor` says of this host and the bridge: whether it exits with 0, and its report.
+    ///
+    /// # Errors
+    /// When it cannot be run, or prints no report.
+    pub async fn doctor(&self) -> Result<(bool, Report)> {
+        let mut command = Command::new(self.bridge_binary.with_file_name("vmtide"));
+        command.args(["doctor", "--json", "--config"]).arg(self.path("bridge.toml"));
+        // The guests' connections are served meanwhile.
+        let output = spawn_blocking(move || command.output()).await?.context("vmtide doctor")?;
+        Ok((output.status.success(), serde_json::from_slice(&output.stdout).context("no report")?))
     }
 
     /// Kills the bridge by SIGKILL.

@@ -1,6 +1,7 @@
 //! vmtide: the operator's command. Command line only; what it shows comes from the control API, from a recording or from a
 //! simulation.
 
+mod doctor;
 mod host;
 mod init;
 mod offline;
@@ -26,7 +27,7 @@ const FOLLOW: Duration = Duration::from_millis(500);
 #[derive(Parser)]
 #[command(
     version,
-    after_help = "Exit status: 0 done, 1 the bridge does not answer or would not, or a file cannot be used, \
+    after_help = "Exit status: 0 done, 1 the bridge does not answer or would not, a file cannot be used or a link is broken, \
                   2 the command line is wrong."
 )]
 struct Cli {
@@ -80,6 +81,8 @@ enum Command {
     Replay(offline::Replay),
     /// Plan for made-up guests.
     Simulate(offline::Simulate),
+    /// Check every link between this host's VMs and the bridge, and say what to do. Needs no bridge, and changes nothing.
+    Doctor(doctor::Doctor),
     /// Look at this host and write a bridge.toml with the VMs that it runs. Needs no bridge, and changes nothing else.
     Init(init::Init),
 }
@@ -118,6 +121,7 @@ async fn main() -> ExitCode {
         // Whoever read our output has seen enough.
         Err(Failure::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(Failure::Output(error)) => fail(&error, 1),
+        Err(Failure::Told) => ExitCode::FAILURE,
         Err(Failure::Bridge(error)) => fail(&error, 1),
         Err(Failure::Local(message)) => fail(&message, 1),
         Err(Failure::Usage(message)) => fail(&message, 2),
@@ -135,6 +139,8 @@ enum Failure {
     /// Something on this machine cannot be read or written.
     Local(String),
     Usage(String),
+    /// What was printed says it.
+    Told,
 }
 
 impl From<Error> for Failure {
@@ -192,6 +198,7 @@ async fn run(cli: &Cli) -> Result<(), Failure> {
         }
         Command::Replay(replay) => replay.run(&mut out, cli.json),
         Command::Simulate(simulate) => simulate.run(&mut out, cli.json),
+        Command::Doctor(doctor) => doctor.run(&cli.socket, &mut out, cli.json).await,
         Command::Init(init) => init.run(&mut out, cli.json),
     }
 }
