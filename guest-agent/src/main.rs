@@ -3,6 +3,9 @@
 //! Exit codes: 0 fine, 1 it did not work, 2 the command line or the configuration is wrong; of `measure`, the command's.
 
 mod measure_command;
+#[cfg(test)]
+#[path = "../../packaging/pages.rs"]
+mod pages;
 mod tuning_command;
 
 use anyhow::Context;
@@ -33,7 +36,11 @@ const OOM_SCORE_ADJ: &str = "-900";
 
 /// Senses what this VM needs and tells the vmtide bridge on its host.
 #[derive(Parser)]
-#[command(version)]
+#[command(
+    version,
+    after_help = "Exit status: 0 done, 1 it did not work, 2 the command line or the configuration is wrong; of measure, \
+                  the command's."
+)]
 struct Cli {
     /// Configuration file, instead of those in /etc/vmtide and /usr/lib/vmtide; *.toml in FILE's .conf.d are read after it
     #[arg(long, global = true, value_name = "FILE")]

@@ -1,5 +1,9 @@
 //! vmtide-bridge: the daemon. Command line only.
 
+#[cfg(test)]
+#[path = "../../../packaging/pages.rs"]
+mod pages;
+
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
 use nix::sys::stat::{Mode, umask};

@@ -3,6 +3,7 @@
 //! In: the workspace. Out: `target/packages/*.deb` and `*.rpm` with static binaries. The same commit, built by the same toolchain
 //! at any place and time, gives the same bytes: times are the commit's, and paths are not the machine's.
 
+mod pages;
 mod tools;
 mod units;
 
@@ -45,7 +46,7 @@ pub fn build() -> Result<Vec<PathBuf>> {
     Ok(packages)
 }
 
-/// Builds the release's static binaries; returns cargo's target folder.
+/// Builds the release's static binaries, their manual pages and completions; returns cargo's target folder.
 ///
 /// # Errors
 /// When they cannot be built.
@@ -61,6 +62,7 @@ pub fn binaries() -> Result<PathBuf> {
     }
     build.args(["--bins"]).env("RUSTFLAGS", rustflags()?).current_dir(workspace_dir());
     run(&mut build)?;
+    pages::pages()?;
     Ok(target)
 }
 

@@ -6,6 +6,9 @@ mod host;
 mod init;
 mod offline;
 mod optimize;
+#[cfg(test)]
+#[path = "../../../../packaging/pages.rs"]
+mod pages;
 mod show;
 
 use clap::{Args, Parser, Subcommand};
@@ -26,6 +29,7 @@ const FOLLOW: Duration = Duration::from_millis(500);
 /// Shows and steers the VMs of this host.
 #[derive(Parser)]
 #[command(
+    name = "vmtide",
     version,
     after_help = "Exit status: 0 done, 1 the bridge does not answer or would not, a file cannot be used or a link is broken, \
                   2 the command line is wrong."
