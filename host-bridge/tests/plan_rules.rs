@@ -243,6 +243,18 @@ fn a_stale_guest_gives_down_to_its_last_floor_and_beyond_its_own_share_in_slices
 }
 
 #[test]
+fn what_a_small_silent_guest_gives_is_worth_a_step() {
+    // It has more than its own share by more than a slice. A slice of 60 is 3.7, less than the least step, 4; of 100 it is 6.2.
+    for (has, given_bytes) in [(60, 4 * MIB), (100, 100 * MIB * 62 / 1000)] {
+        let mut stale = vm(has, 1000, Demand::Stale { floor_bytes: has * MIB, shown_use_bytes: None });
+        let mut greedy = vm(30, 1000, greedy(Urgency::Critical));
+        (stale.limits.minimum_bytes, greedy.limits.minimum_bytes) = (16 * MIB, 16 * MIB);
+        let step = plan(&host(has + 30), &[stale, greedy]).verdicts[0].step.unwrap();
+        assert_eq!(step.from_bytes - step.to_bytes, given_bytes, "{has}");
+    }
+}
+
+#[test]
 fn a_vm_started_on_a_full_host_gives_before_those_who_live_there() {
     let resident = |floor| {
         let demand = MemoryDemand { need_bytes: 500 * MIB, floor_bytes: floor * MIB, urgency: Urgency::Normal };

@@ -102,9 +102,22 @@ fn spare(seat: &Seat<'_>, cause: Cause, moment: &Moment<'_>) -> u64 {
     if cause == Cause::Emergency {
         return above;
     }
-    let slice = moment.policy.slice_bytes(seat.vm.allocation_bytes);
+    let (slice, part) = slice(seat, moment);
     let spare = seat.to.saturating_sub(line.max(lowest_in_one_step(seat, slice)));
-    if spare < least.min(slice.div_ceil(2)) { 0 } else { spare }
+    if spare < least.min(part) { 0 } else { spare }
+}
+
+/// How far below its floor one step takes a guest, and the least of it that is worth a step. The floor of a guest that reports
+/// now is never passed by more than its slice, however small. That of a silent one is old: no move of it is smaller than others.
+fn slice(seat: &Seat<'_>, moment: &Moment<'_>) -> (u64, u64) {
+    let slice = moment.policy.slice_bytes(seat.vm.allocation_bytes);
+    match seat.vm.demand {
+        Demand::Fresh(_) => (slice, slice.div_ceil(2)),
+        Demand::Stale { .. } | Demand::Unknown { .. } => {
+            let slice = slice.max(moment.policy.urgent_step_bytes);
+            (slice, slice.div_ceil(2).max(moment.policy.urgent_step_bytes))
+        }
+    }
 }
 
 /// How far one step goes: to the guest's floor, and a slice below what it is known to have got by with.
