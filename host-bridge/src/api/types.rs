@@ -7,6 +7,7 @@ use crate::performance::Indices;
 use crate::plan::cpu::{CpuVerdict, Vcpus};
 use crate::plan::storage::IoVerdict;
 use crate::plan::{Demand, HostState, Verdict};
+use crate::record::Health;
 use serde::{Deserialize, Serialize};
 use vmtide_protocol::bridge::Host;
 
@@ -52,6 +53,9 @@ pub struct Status {
     /// What came of reading the configuration again; `None` while nobody asked for that.
     #[serde(default)]
     pub reload: Option<Reload>,
+    /// How the recording goes; `None` when nothing is recorded.
+    #[serde(default)]
+    pub recording: Option<Health>,
     /// The performance index of all VMs over the last minute, weighted by their maximums.
     #[serde(default)]
     pub performance: Indices,

@@ -91,6 +91,7 @@ impl Control for Bridge {
             reaction_ms: self.reactions.summary(),
             refused: self.refused,
             reload: self.reload.clone(),
+            recording: self.recording.clone(),
             performance: self.host_indices(),
         }
     }

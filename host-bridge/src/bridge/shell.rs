@@ -77,10 +77,12 @@ impl Shell {
                 }
             }
         }
-        for record in bridge.take_records() {
-            if let Some(recorder) = &mut self.recorder {
+        let records = bridge.take_records();
+        if let Some(recorder) = &mut self.recorder {
+            for record in records {
                 recorder.record(record);
             }
+            bridge.on_recording(recorder.health());
         }
     }
 

@@ -16,7 +16,7 @@ use crate::plan::{
     Demand, History, HostState, HostView, MIB, Millis, Planning, Policy, Shortage, Standing, Step, Urgency, Verdict,
     VmView,
 };
-use crate::record::{Asked, Decision, Ended, Events, Outcome, Record, Tick};
+use crate::record::{Asked, Decision, Ended, Events, Health, Outcome, Record, Tick};
 use std::collections::HashMap;
 use std::time::Duration;
 use vmtide_protocol::agent::EventKind;
@@ -142,6 +142,8 @@ pub struct Bridge {
     pub(super) cpu: CpuBoard,
     /// What came of reading the configuration again; `None` while nobody asked for that.
     pub(super) reload: Option<Reload>,
+    /// How the recording goes; `None` when there is none.
+    pub(super) recording: Option<Health>,
     pub(super) effects: Vec<Effect>,
     pub(super) lease: Option<Lease>,
     pub(super) leases: u64,
@@ -174,6 +176,7 @@ impl Bridge {
             told: Host::default(),
             cpu: CpuBoard::new(config.vms.len()),
             reload: None,
+            recording: None,
             effects: Vec::new(),
             lease: None,
             leases: 0,
@@ -190,6 +193,20 @@ impl Bridge {
     /// What is to be recorded, in this order.
     pub fn take_records(&mut self) -> Vec<Record> {
         self.records.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    /// Takes in how the recording goes; that it begins or ends to fail is an event.
+    pub fn on_recording(&mut self, health: Health) {
+        let was_failing = self.recording.as_ref().is_some_and(|before| before.failure.is_some());
+        let message = match &health.failure {
+            Some(failure) if !was_failing => Some(format!("the history is not recorded: {}", failure.error)),
+            None if was_failing => Some("the history is recorded again".to_owned()),
+            _ => None,
+        };
+        if let Some(message) = message {
+            self.events.push(self.now.unix_ms, None, message);
+        }
+        self.recording = Some(health);
     }
 
     /// Sets the time for all that follows.

@@ -5,14 +5,17 @@
 //! ```
 //!
 //! When the queue is full, records are dropped. When the disk does not take them, or the folder cannot be had, they are
-//! dropped too, and it is tried again each minute. Both are logged when they begin and when they end, not in between.
+//! dropped too, and it is tried again each minute. Both are logged when they begin and when they end, not in between;
+//! [`Recorder::health`] tells at any time.
 
 use super::entry::{Ended, Header, Tick};
+use super::health::Health;
 use super::store::StoreError;
 use super::writer::Writer;
 use std::path::PathBuf;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
+use tokio::sync::watch;
 
 /// Records that wait for the disk: a minute of a calm host.
 const WAITING_RECORDS: usize = 64;
@@ -46,7 +49,11 @@ pub struct Recorder {
     /// A new run's header that the queue had no room for: what follows means nothing before it.
     waiting: Option<Header>,
     stopped: Receiver<()>,
+    health: watch::Receiver<Health>,
+    /// Since the queue is full.
     dropped: u64,
+    /// Each time that it was full before.
+    dropped_before: u64,
 }
 
 impl Recorder {
@@ -57,11 +64,19 @@ impl Recorder {
     pub fn start(folder: PathBuf, cap_bytes: u64, header: Header) -> std::io::Result<Self> {
         let (queue, records) = mpsc::sync_channel(WAITING_RECORDS);
         let (stopping, stopped) = mpsc::channel();
+        let (tell, health) = watch::channel(Health { folder: folder.clone(), cap_bytes, ..Health::default() });
         std::thread::Builder::new().name("record".to_owned()).spawn(move || {
-            Scribe { folder, cap_bytes, header, writer: None, failed: None }.run(&records);
+            Scribe { folder, cap_bytes, header, writer: None, failed: None, health: tell }.run(&records);
             let _ = stopping.send(());
         })?;
-        Ok(Self { queue, waiting: None, stopped, dropped: 0 })
+        Ok(Self { queue, waiting: None, stopped, health, dropped: 0, dropped_before: 0 })
+    }
+
+    /// How it goes.
+    pub fn health(&self) -> Health {
+        let mut health = self.health.borrow().clone();
+        health.lost_records += self.dropped_before + self.dropped;
+        health
     }
 
     /// Says that what follows is another run: another policy, or other VMs.
@@ -79,6 +94,7 @@ impl Recorder {
         let sent = self.waiting.is_none() && self.queue.try_send(Item::Record(record)).is_ok();
         if sent {
             let dropped = std::mem::take(&mut self.dropped);
+            self.dropped_before += dropped;
             if dropped > 0 {
                 tracing::info!(dropped, "the disk takes records again; the history has a gap");
             }
@@ -105,6 +121,7 @@ struct Scribe {
     writer: Option<Writer>,
     /// When it failed last.
     failed: Option<Instant>,
+    health: watch::Sender<Health>,
 }
 
 impl Scribe {
@@ -122,8 +139,12 @@ impl Scribe {
                 Err(RecvTimeoutError::Disconnected) => break,
             }
             if synced.elapsed() >= SYNC_EACH {
-                let result = self.writer.as_mut().map_or(Ok(()), Writer::sync);
-                self.came(result);
+                // While it fails, the next try is a record's.
+                if let Some(writer) = self.writer.as_mut().filter(|_| self.failed.is_none())
+                    && let Err(error) = writer.sync()
+                {
+                    self.fail(&error);
+                }
                 synced = Instant::now();
             }
         }
@@ -131,32 +152,47 @@ impl Scribe {
 
     fn take(&mut self, record: Record) {
         if self.failed.is_some_and(|at| at.elapsed() < RETRY_EACH) {
-            return;
+            return self.health.send_modify(|health| health.lost_records += 1);
         }
-        let result = self.write(record);
-        let was_failing = self.failed.is_some();
-        if was_failing && result.is_ok() {
-            tracing::info!(folder = %self.folder.display(), "the history is recorded again");
-            self.failed = None;
+        match self.write(record) {
+            // An outcome without its plan: nothing was tried.
+            Ok(None) => {}
+            Ok(Some(bytes)) => {
+                if self.failed.take().is_some() {
+                    tracing::info!(folder = %self.folder.display(), "the history is recorded again");
+                }
+                self.health.send_modify(|health| health.worked(unix_ms(), bytes));
+            }
+            Err(error) => {
+                self.health.send_modify(|health| health.lost_records += 1);
+                self.fail(&error);
+            }
         }
-        self.came(result);
     }
 
-    fn write(&mut self, record: Record) -> Result<(), StoreError> {
+    /// What all segments have now; `None` when the record was none to write.
+    fn write(&mut self, record: Record) -> Result<Option<u64>, StoreError> {
         let writer = match &mut self.writer {
             Some(writer) => writer,
             none => none.insert(Writer::open(&self.folder, self.cap_bytes, self.header.clone())?),
         };
         match record {
-            Record::Tick(tick) => writer.tick(*tick),
-            Record::Ended(ended) => writer.ended(ended),
+            Record::Tick(tick) => writer.tick(*tick)?,
+            Record::Ended(_) if !writer.has_begun() => return Ok(None),
+            Record::Ended(ended) => writer.ended(ended)?,
         }
+        Ok(Some(writer.bytes()))
     }
 
-    fn came(&mut self, result: Result<(), StoreError>) {
-        let Err(error) = result else { return };
+    fn fail(&mut self, error: &StoreError) {
         if self.failed.replace(Instant::now()).is_none() {
             tracing::warn!("the history is not recorded, and tried again each minute: {error}");
         }
+        self.health.send_modify(|health| health.failed(unix_ms(), error.to_string()));
     }
+}
+
+fn unix_ms() -> u64 {
+    let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX)
 }

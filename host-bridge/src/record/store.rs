@@ -156,7 +156,8 @@ impl Store {
         self.in_folder(|_| file.sync_data())
     }
 
-    fn total_bytes(&self) -> u64 {
+    /// What all segments have together.
+    pub fn total_bytes(&self) -> u64 {
         self.segments.iter().map(|(_, length)| *length).fold(0, u64::saturating_add)
     }
 

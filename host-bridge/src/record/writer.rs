@@ -42,10 +42,20 @@ impl Writer {
     /// # Errors
     /// [`StoreError`]; it is not in the record then.
     pub fn ended(&mut self, ended: Ended) -> Result<(), StoreError> {
-        if self.store.open_bytes() == 0 {
+        if !self.has_begun() {
             return Ok(());
         }
         self.store.append(Line::Ended(ended).text()?.as_bytes())
+    }
+
+    /// Whether there is a plan that an outcome can follow.
+    pub(super) fn has_begun(&self) -> bool {
+        self.store.open_bytes() > 0
+    }
+
+    /// What all segments have together.
+    pub(super) fn bytes(&self) -> u64 {
+        self.store.total_bytes()
     }
 
     /// Puts on the disk what was written.

@@ -9,7 +9,7 @@ use vmtide_bridge::guests::GuestSummary;
 use vmtide_bridge::hypervisor::Makeup;
 use vmtide_bridge::performance::{Index, Indices, PPM, Resource};
 use vmtide_bridge::plan::{Demand, HostState};
-use vmtide_bridge::record::{Decision, Event, sentence};
+use vmtide_bridge::record::{Decision, Event, Health, sentence};
 
 pub(crate) fn status(status: &Status) -> String {
     let Status { version, committed_bytes, capacity_bytes, reserve_bytes, free_bytes, spike_pool_bytes, .. } = status;
@@ -46,7 +46,8 @@ pub(crate) fn status(status: &Status) -> String {
          VMs        {} configured, {} reachable, {} with an agent\n\
          decisions  {}\n\
          reactions  {reaction}\n\
-         P = R / T  {}\n",
+         P = R / T  {}\n\
+         recording  {}\n",
         duration(status.uptime_ms),
         Bytes(*capacity_bytes),
         Bytes(*reserve_bytes),
@@ -58,7 +59,28 @@ pub(crate) fn status(status: &Status) -> String {
         status.agents,
         status.decisions,
         performance(&status.performance),
+        status.recording.as_ref().map_or_else(|| "off".to_owned(), recording),
     ) + &status.reload.as_ref().map(configuration).unwrap_or_default()
+}
+
+/// What is recorded, or why nothing is.
+fn recording(health: &Health) -> String {
+    let lost = match health.lost_records {
+        0 => String::new(),
+        lost => format!("; {lost} records of this run are lost"),
+    };
+    let folder = health.folder.display();
+    match (&health.failure, health.written_unix_ms) {
+        (Some(failure), _) => {
+            let error = failure.error.split_whitespace().collect::<Vec<_>>().join(" ");
+            format!("FAILS since {}, tried again each minute: {error}{lost}", time(failure.since_unix_ms))
+        }
+        (None, None) => format!("nothing yet, in {folder}{lost}"),
+        (None, Some(at)) => {
+            let (bytes, cap) = (Bytes(health.bytes), Bytes(health.cap_bytes));
+            format!("{bytes} of at most {cap} in {folder}, last written {}{lost}", time(at))
+        }
+    }
 }
 
 /// Whether the configuration holds that is in the files.
