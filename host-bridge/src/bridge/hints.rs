@@ -1,6 +1,7 @@
 //! What the host is short of, and who is told: its guests, so that they tune themselves for it, and the operator.
 
-use super::state::{Bridge, Effect};
+use super::effect::Effect;
+use super::state::Bridge;
 use crate::plan::{Hint, HostLoad, HostState, HostView};
 use vmtide_protocol::bridge::Host;
 

@@ -21,6 +21,7 @@
 mod asking;
 mod control;
 mod cpu;
+mod effect;
 mod groups;
 mod hints;
 mod optimize;
@@ -35,8 +36,9 @@ mod tests;
 mod vm;
 mod yielding;
 
+pub use effect::Effect;
 pub use reload::Changes;
-pub use state::{Bridge, Effect, Now};
+pub use state::{Bridge, Now};
 
 use crate::api::server::{self, Server};
 use crate::cgroup;

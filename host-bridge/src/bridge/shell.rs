@@ -1,8 +1,9 @@
 //! What carries out the bridge's effects: drivers, guests and the recorder, and the configuration that they run by.
 
 use super::Error;
+use super::effect::Effect;
 use super::groups::Groups;
-use super::state::{Bridge, Effect, Now};
+use super::state::{Bridge, Now};
 use crate::config::{Config, RecordConfig, VmConfig};
 use crate::guests::Guests;
 use crate::host::Host;

@@ -2,6 +2,7 @@
 
 use super::asking::Asking;
 use super::cpu::CpuBoard;
+use super::effect::Effect;
 use super::optimize::Lease;
 use super::reaction::{Reactions, Waiting};
 use super::storage::Storage;
@@ -11,7 +12,6 @@ use crate::config::{Bytes, Config};
 use crate::guests::{GuestEvent, Views};
 use crate::hypervisor::driver::Sighting;
 use crate::hypervisor::{Error, MachineState};
-use crate::plan::storage::Throttle;
 use crate::plan::{
     Demand, History, HostState, HostView, MIB, Millis, Planning, Policy, Shortage, Standing, Step, Urgency, Verdict,
     VmView,
@@ -20,92 +20,12 @@ use crate::record::{Asked, Decision, Ended, Events, Health, Outcome, Record, Tic
 use std::collections::HashMap;
 use std::time::Duration;
 use vmtide_protocol::agent::EventKind;
-use vmtide_protocol::bridge::{Allocation, Host, SetOnlineCpus, YieldMemory};
+use vmtide_protocol::bridge::Host;
 
 /// How soon after the last plan a guest in need is planned for.
 pub(super) const URGENT: Duration = Duration::from_millis(20);
 /// How soon freed bytes are given on: late enough that a balloon on its way out does not make a plan of each sighting.
 const FREED: Duration = Duration::from_millis(100);
-
-/// What the shell is to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Effect {
-    /// Ask the hypervisor of this VM for this allocation.
-    SetTarget {
-        /// The VM.
-        vm: usize,
-        /// The allocation.
-        bytes: u64,
-    },
-    /// Hold the disks of this VM to a rate, or let them go.
-    SetThrottle {
-        /// The VM.
-        vm: usize,
-        /// The rate.
-        throttle: Option<Throttle>,
-    },
-    /// Tell the guest of this VM what it has.
-    TellAllocation {
-        /// The VM.
-        vm: usize,
-        /// What it has.
-        allocation: Allocation,
-    },
-    /// The VM is gone: whoever comes in its place is not to be told what it had.
-    ForgetAllocation {
-        /// The VM.
-        vm: usize,
-    },
-    /// Tell all guests what the host is short of.
-    TellHost(Host),
-    /// Ask the guest of this VM for memory.
-    Yield {
-        /// The VM.
-        vm: usize,
-        /// The request.
-        request: YieldMemory,
-    },
-    /// Give the group of this VM this weight and this quota.
-    SetCpuTime {
-        /// The VM.
-        vm: usize,
-        /// Its weight.
-        shares: u32,
-        /// The most that it may use, thousandths of a CPU.
-        quota_millicpus: Option<u64>,
-    },
-    /// Ask the guest of this VM to run on other vCPUs.
-    SetOnlineCpus {
-        /// The VM.
-        vm: usize,
-        /// What is asked.
-        request: SetOnlineCpus,
-    },
-    /// Ask the hypervisor of this VM for one vCPU more or less.
-    SetVcpus {
-        /// The VM.
-        vm: usize,
-        /// How many there are to be.
-        vcpus: u32,
-    },
-}
-
-impl Effect {
-    /// The VM that it is for; `None` for all of them.
-    pub(super) fn vm(&self) -> Option<usize> {
-        match *self {
-            Self::SetTarget { vm, .. }
-            | Self::SetThrottle { vm, .. }
-            | Self::TellAllocation { vm, .. }
-            | Self::ForgetAllocation { vm }
-            | Self::Yield { vm, .. }
-            | Self::SetCpuTime { vm, .. }
-            | Self::SetOnlineCpus { vm, .. }
-            | Self::SetVcpus { vm, .. } => Some(vm),
-            Self::TellHost(_) => None,
-        }
-    }
-}
 
 /// The time of an input: monotonic for the plan, since 1970 for people.
 #[derive(Clone, Copy, Debug, Default)]

@@ -1,6 +1,7 @@
 //! What the VMs' disks did, as their hypervisors counted it, to the planner; its throttles to the hypervisors.
 
-use super::state::{Bridge, Effect};
+use super::effect::Effect;
+use super::state::Bridge;
 use super::vm::{Hypervisor, Vm};
 use crate::config::Bytes;
 use crate::hypervisor::{Error, Held, IoSeen};

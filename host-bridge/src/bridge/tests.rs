@@ -1,6 +1,7 @@
 //! The bridge's state from sightings and guests' words, without I/O: time is a number here.
 
-use super::state::{Bridge, Effect, Now};
+use super::effect::Effect;
+use super::state::{Bridge, Now};
 use crate::api::Control;
 use crate::api::types::{Change, VmState};
 use crate::config::{Address, Config, RecordConfig, VmConfig};

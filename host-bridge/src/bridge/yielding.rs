@@ -5,7 +5,8 @@
 //! What an operator orders, by a lower maximum, is carried out, and a peer's rules know nothing of asking.
 
 use super::asking::{Shrink, Way};
-use super::state::{Bridge, Effect, URGENT};
+use super::effect::Effect;
+use super::state::{Bridge, URGENT};
 use crate::config::Bytes;
 use crate::guests::Reply;
 use crate::hypervisor::driver::PAGE_BYTES;

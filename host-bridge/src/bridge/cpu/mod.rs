@@ -14,7 +14,8 @@ mod words;
 
 pub(super) use seat::CpuSeat;
 
-use super::state::{Bridge, Effect};
+use super::effect::Effect;
+use super::state::Bridge;
 use super::vm::Hypervisor;
 use crate::api::types;
 use crate::guests::Reply;
