@@ -93,7 +93,7 @@ fn somebody_who_stalls_takes_from_what_is_not_needed_now() {
     let plan = plan(&host(1000), &[idle, vm(100, 1000, needs(400, Urgency::Critical))]);
     assert_eq!(plan.verdicts[0].rule, Rule::Revoke);
     assert_eq!(plan.verdicts[0].step.map(|step| step.pace), Some(Pace::Urgent));
-    assert_eq!(plan.verdicts[1].rule, Rule::AwaitBytes { short_bytes: 340 * MIB });
+    assert_eq!(plan.verdicts[1].rule, Rule::AwaitBytes { short_bytes: 340 * MIB, expected_ms: None });
 }
 
 #[test]

@@ -5,6 +5,7 @@ use crate::guests::GuestSummary;
 use crate::hypervisor::Makeup;
 use crate::performance::Indices;
 use crate::plan::cpu::{CpuVerdict, Vcpus};
+use crate::plan::progress::Rates;
 use crate::plan::storage::IoVerdict;
 use crate::plan::{Demand, HostState, Verdict};
 use crate::record::Health;
@@ -130,6 +131,9 @@ pub struct Vm {
     pub agent: GuestSummary,
     /// What it was asked to yield, and how it kept its word.
     pub yields: Yields,
+    /// How fast its memory was seen to move.
+    #[serde(default)]
+    pub rates: Rates,
 }
 
 /// A VM's CPU time. Amounts are thousandths of a CPU.

@@ -17,11 +17,10 @@
 mod tests;
 
 use crate::api::yields::Yields;
-use crate::plan::{MIB, Millis, Policy};
+use crate::plan::progress::Progress;
+use crate::plan::{Millis, Policy};
 use crate::record::Asked;
 
-/// How fast a guest is expected to free memory.
-const FREES_BYTES_PER_S: u64 = 32 * MIB;
 /// For the way there and back, and for the guest to look.
 const ANSWER_MS: u64 = 500;
 /// What a guest is given to answer.
@@ -54,6 +53,8 @@ pub(super) struct Shrink {
     pub for_others: bool,
     /// Whether there is somebody to ask.
     pub can_ask: bool,
+    /// How fast its memory leaves it.
+    pub leaves: Progress,
 }
 
 /// What to do about it.
@@ -124,7 +125,7 @@ impl Asking {
     }
 
     fn choose(&mut self, now_ms: Millis, shrink: &Shrink, policy: &Policy) -> Way {
-        let Shrink { bytes, spare_bytes, slice_bytes, least_bytes, for_others, .. } = *shrink;
+        let Shrink { bytes, spare_bytes, slice_bytes, least_bytes, for_others, leaves, .. } = *shrink;
         let inflate = |bytes, asked| Way::Inflate { bytes, asked };
         self.expire(now_ms);
         if bytes <= spare_bytes {
@@ -148,7 +149,7 @@ impl Asking {
                     return Way::Wait;
                 }
                 // What it did not agree to is no promise of its.
-                self.promised_ms = (taken <= said).then(|| now_ms + BEGINS_MS + at(policy.stall_bytes_per_s, taken));
+                self.promised_ms = (taken <= said).then(|| now_ms + promise_ms(taken, &leaves, policy));
                 inflate(taken, Some(Asked::Answered { bytes: asked_bytes, spare_bytes: said_bytes, after_ms }))
             }
             Ask::Missed { bytes, after_ms } => {
@@ -163,7 +164,7 @@ impl Asking {
                     Way::Wait
                 }
             }
-            Ask::None if can_ask => Way::Ask { bytes, deadline_ms: deadline_ms(bytes) },
+            Ask::None if can_ask => Way::Ask { bytes, deadline_ms: deadline_ms(bytes, &leaves) },
             Ask::None | Ask::Open { .. } => {
                 self.ask = Ask::None;
                 self.fell_short_ms = Some(now_ms);
@@ -283,9 +284,14 @@ impl Asking {
     }
 }
 
-/// What a guest is given to have `bytes` spare.
-fn deadline_ms(bytes: u64) -> u64 {
-    ANSWER_MS.saturating_add(at(FREES_BYTES_PER_S, bytes)).clamp(*DEADLINE_MS.start(), *DEADLINE_MS.end())
+/// What a guest is given to have `bytes` spare: the more the slower it was seen to be, never less than a fast one.
+fn deadline_ms(bytes: u64, leaves: &Progress) -> u64 {
+    ANSWER_MS.saturating_add(at(leaves.slow_bytes_per_s(), bytes)).clamp(*DEADLINE_MS.start(), *DEADLINE_MS.end())
+}
+
+/// By when its balloon is to hold `bytes` that it said are spare: as long as it would take without being called stalled.
+fn promise_ms(bytes: u64, leaves: &Progress, policy: &Policy) -> Millis {
+    BEGINS_MS.saturating_add(at(leaves.stall_bytes_per_s(policy), bytes))
 }
 
 /// How long `bytes` take at this speed, milliseconds.

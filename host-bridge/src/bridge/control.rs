@@ -52,6 +52,7 @@ impl Bridge {
             io: self.storage.vms[number].verdict,
             agent: self.guests.summary(number, self.now.ms),
             yields: vm.asking.summary(self.now.ms),
+            rates: vm.history.rates(),
         }
     }
 

@@ -6,7 +6,7 @@ use super::effect::Effect;
 use super::optimize::Lease;
 use super::reaction::{Reactions, Waiting};
 use super::storage::Storage;
-use super::vm::{Hypervisor, Vm};
+use super::vm::{Hypervisor, Vm, moved};
 use crate::api::types::Reload;
 use crate::config::{Bytes, Config};
 use crate::guests::{GuestEvent, Views};
@@ -211,7 +211,6 @@ impl Bridge {
         let Hypervisor::Attached(before) = vm.hypervisor else { return };
         vm.hypervisor = Hypervisor::Attached(state);
         vm.accepted_bytes = accepted_bytes.unwrap_or(vm.accepted_bytes);
-        vm.history = vm.history.after_observation(now.ms, state.allocation_bytes, vm.target_bytes);
         if let Some(ms) = vm.waiting.on_allocation(now.ms, state.allocation_bytes) {
             self.reactions.push(ms);
         }
@@ -243,6 +242,8 @@ impl Bridge {
             }
             Some(_) | None => {}
         }
+        let vm = &mut self.vms[number];
+        vm.history = vm.history.after_observation(now.ms, state.allocation_bytes, vm.target_bytes);
         if is_settled || state.allocation_bytes < before.allocation_bytes {
             self.want_plan(FREED);
         }
@@ -455,7 +456,13 @@ impl Bridge {
     /// Says what came of the newest decision about a VM, if it is still under way.
     pub(super) fn settle(&mut self, number: usize, outcome: Outcome) {
         let vm = &mut self.vms[number];
+        let lasted_ms = vm.moving_since.map(|since| self.now.ms.saturating_sub(since));
         let Some(decision) = vm.decisions.settle(outcome) else { return };
+        if decision.step.to_bytes == vm.target_bytes
+            && let Some((direction, bytes, ms)) = moved(decision, lasted_ms)
+        {
+            vm.history = vm.history.after_move(direction, bytes, ms, &self.policy);
+        }
         if let Some(records) = &mut self.records {
             records.push(Record::Ended(Ended {
                 ms: self.now.ms,

@@ -490,6 +490,7 @@ mod cpu;
 mod hints;
 mod optimize;
 mod performance;
+mod rates;
 mod reload;
 mod storage;
 mod yielding;

@@ -7,8 +7,8 @@ use crate::config::VmConfig;
 use crate::hypervisor::MachineState;
 use crate::hypervisor::driver::PAGE_BYTES;
 use crate::performance::Meter;
-use crate::plan::{Demand, History, Limits, Millis, Reach, Shown, Verdict, VmView};
-use crate::record::Decisions;
+use crate::plan::{Demand, Direction, History, Limits, Millis, Reach, Shown, Verdict, VmView};
+use crate::record::{Decision, Decisions, Outcome};
 use vmtide_protocol::bridge::Allocation;
 
 /// How the hypervisor of a VM stands.
@@ -177,4 +177,17 @@ impl Vm {
             maximum_bytes: limits.maximum_bytes,
         }
     }
+}
+
+/// What the hypervisor confirmed of a decision that ended, and in how many milliseconds; `lasted_ms` where that is told by
+/// nothing but our own clock. `None` for what was refused or lost, or went elsewhere than it was to go.
+pub(super) fn moved(decision: &Decision, lasted_ms: Option<Millis>) -> Option<(Direction, u64, Millis)> {
+    let from_bytes = decision.allocation_bytes;
+    let (reached_bytes, ms) = match decision.outcome {
+        Outcome::Confirmed { after_ms } => (decision.step.to_bytes, after_ms),
+        Outcome::Superseded { reached_bytes } => (reached_bytes, lasted_ms?),
+        Outcome::Moving | Outcome::Refused { .. } | Outcome::Lost { .. } => return None,
+    };
+    let direction = if reached_bytes < from_bytes { Direction::Shrink } else { Direction::Grow };
+    (direction == decision.step.direction()).then_some((direction, from_bytes.abs_diff(reached_bytes), ms))
 }

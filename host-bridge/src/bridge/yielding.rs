@@ -42,6 +42,7 @@ impl Bridge {
             least_bytes: self.policy.urgent_step_bytes.max(PAGE_BYTES),
             for_others: verdict.rule == Rule::Revoke,
             can_ask: self.guests.can(number, CAPABILITY),
+            leaves: *vm.history.leaves(),
         };
         match self.vms[number].asking.way(now_ms, &shrink, &self.policy) {
             Way::Inflate { bytes: taken, asked } => {

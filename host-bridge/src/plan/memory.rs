@@ -122,13 +122,16 @@ fn beyond(seats: &[Seat<'_>], more_bytes: u64, bound_bytes: u64) -> u64 {
 
 /// One verdict for each view.
 fn verdicts(vms: &[VmView], seats: &[Seat<'_>], moment: &Moment<'_>) -> Vec<Verdict> {
+    let expected_ms = revoke::expected_ms(seats);
     let mut seats = seats.iter();
     let fixed = |vm: &VmView, rule| {
         let held = vm.committed_bytes();
         Verdict { wanted_bytes: held, entitled_bytes: held, step: None, rule }
     };
     let verdict = |vm: &VmView| match vm.reach {
-        Reach::Ready => seats.next().map_or_else(|| fixed(vm, Rule::Satisfied), |seat| seat.verdict(moment)),
+        Reach::Ready => {
+            seats.next().map_or_else(|| fixed(vm, Rule::Satisfied), |seat| seat.verdict(moment, expected_ms))
+        }
         Reach::Unreachable => fixed(vm, Rule::Unreachable),
         Reach::Fixed => fixed(vm, Rule::Fixed),
         Reach::Paused => fixed(vm, Rule::Paused),

@@ -29,9 +29,9 @@
 //! [`Planner`] names who plans: vmtide by [`memory::plan`], or a peer's published rules, for comparison (`peers`).
 //! The promises above are vmtide's; a peer keeps those that it has.
 //!
-//! The bridge keeps each VM's [`History`] beside its view and feeds it three facts: a step that it sent
+//! The bridge keeps each VM's [`History`] beside its view and feeds it four facts: a step that it sent
 //! ([`History::after_step`]), a reading of the hypervisor ([`History::after_observation`]), a fresh report
-//! ([`History::after_demand`]).
+//! ([`History::after_demand`]), a move that ended ([`History::after_move`]), which teaches how fast the VM is ([`progress`]).
 
 pub mod actuator;
 pub mod cpu;
@@ -42,6 +42,7 @@ pub mod memory;
 mod peers;
 mod planner;
 mod policy;
+pub mod progress;
 mod revoke;
 mod seat;
 mod shortage;
@@ -270,6 +271,9 @@ pub enum Rule {
     AwaitBytes {
         /// What is missing.
         short_bytes: u64,
+        /// How long those who give will take, by what was seen of them; `None` where one's speed is not known.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        expected_ms: Option<Millis>,
     },
     /// It moved the other way too recently.
     DirectionBlocked {

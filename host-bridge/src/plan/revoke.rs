@@ -2,8 +2,9 @@
 //! nobody more than is lacking and nobody below what it is entitled to.
 
 use super::fairness::Prices;
+use super::progress::GUESS_BYTES_PER_S;
 use super::seat::{Moment, Seat};
-use super::{Demand, Pace, Rule};
+use super::{Demand, Millis, Pace, Rule};
 use std::cmp::Reverse;
 
 /// For whom bytes are taken.
@@ -58,18 +59,31 @@ fn cached_line(seat: &Seat<'_>, moment: &Moment<'_>) -> u64 {
     with_cache.min(seat.to).saturating_sub(slice)
 }
 
-/// Takes `lack_bytes` for `cause`, as far as VMs have them to give.
+/// How long those who give will take, all at once and each as fast as it was seen to be; `None` where nobody gives, or one's
+/// speed is not known.
+pub(super) fn expected_ms(seats: &[Seat<'_>]) -> Option<Millis> {
+    let to_go = |seat: &Seat<'_>| seat.vm.allocation_bytes.saturating_sub(seat.to);
+    let giving = seats.iter().filter(|seat| to_go(seat) > 0);
+    let each: Option<Vec<Millis>> = giving.map(|seat| seat.vm.history.leaves().expected_ms(to_go(seat))).collect();
+    each?.into_iter().max()
+}
+
+/// Takes `lack_bytes` for `cause`, as far as VMs have them to give: first from who has most per share, of equals from the faster.
 pub(super) fn revoke(seats: &mut [Seat<'_>], lack_bytes: u64, cause: Cause, prices: Prices, moment: &Moment<'_>) {
     if lack_bytes == 0 {
         return;
     }
     let giver = |(index, seat): (usize, &Seat<'_>)| {
-        (spare(seat, cause, moment) > 0).then(|| (Reverse(prices.level(seat.to, &seat.want)), index))
+        let order = || {
+            let bytes_per_s = seat.vm.history.leaves().bytes_per_s().unwrap_or(GUESS_BYTES_PER_S);
+            (Reverse(prices.level(seat.to, &seat.want)), Reverse(bytes_per_s), index)
+        };
+        (spare(seat, cause, moment) > 0).then(order)
     };
     let mut givers: Vec<_> = seats.iter().enumerate().filter_map(giver).collect();
     givers.sort_unstable();
     let mut lack = lack_bytes;
-    for (_, index) in givers {
+    for (.., index) in givers {
         if lack == 0 {
             break;
         }

@@ -98,18 +98,18 @@ impl<'a> Seat<'a> {
         self.moved = Some((pace, rule));
     }
 
-    /// What the plan says of it in the end.
-    pub fn verdict(&self, moment: &Moment<'_>) -> Verdict {
+    /// What the plan says of it in the end, with others' bytes there in `expected_ms`.
+    pub fn verdict(&self, moment: &Moment<'_>, expected_ms: Option<Millis>) -> Verdict {
         let from_bytes = self.vm.target_bytes;
         let (step, rule) = match self.moved {
             Some((pace, rule)) => (Some(Step { from_bytes, to_bytes: self.to, pace }), rule),
-            None => (None, self.why_still(moment)),
+            None => (None, self.why_still(moment, expected_ms)),
         };
         Verdict { wanted_bytes: self.want.wanted, entitled_bytes: self.entitled, step, rule }
     }
 
     /// Why nothing happens to it.
-    fn why_still(&self, moment: &Moment<'_>) -> Rule {
+    fn why_still(&self, moment: &Moment<'_>, expected_ms: Option<Millis>) -> Rule {
         let policy = moment.policy;
         let pull = self.pull(policy);
         let resting = self.resting_until(moment).filter(|_| pull == Some(Direction::Shrink));
@@ -123,7 +123,7 @@ impl<'a> Seat<'a> {
         match (resting, blocked, pull) {
             (Some(until_ms), _, _) => Rule::StalledRest { until_ms },
             (None, Some(until_ms), _) => Rule::DirectionBlocked { until_ms },
-            (None, None, Some(Direction::Grow)) => Rule::AwaitBytes { short_bytes: self.missing(policy) },
+            (None, None, Some(Direction::Grow)) => Rule::AwaitBytes { short_bytes: self.missing(policy), expected_ms },
             _ if is_short => Rule::ShortByShares { short_bytes },
             _ => match self.vm.demand {
                 Demand::Fresh(_) => Rule::Satisfied,

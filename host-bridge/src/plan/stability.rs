@@ -1,17 +1,15 @@
 //! What keeps the plan from chasing its own tail: the peak of the need, direction blocks, the stalled balloon; and how
-//! much a VM came to need at once.
+//! much a VM came to need at once and how fast it was seen to move.
 //!
 //! Blocks and the stalled balloon follow the ChromeOS resource manager (vm_tools, balloon blockers): a move keeps
 //! the opposite direction shut for a while, and a guest that cannot fill its balloon gets some of it back.
 
+use super::progress::{Progress, Rates, is_standstill};
 use super::{Direction, MIB, Millis, Pace, Policy, Step, VmView};
 use serde::{Deserialize, Serialize};
 
 /// How far back the peak of a need reaches, at least; up to a sixth more.
 pub const NEED_WINDOW_MS: Millis = 60_000;
-
-/// Over how long the speed of an inflating balloon is taken, at least.
-pub const STALL_WINDOW_MS: Millis = 5_000;
 
 /// How far back bursts are remembered, at least; up to a sixth more.
 pub const BURST_WINDOW_MS: Millis = 300_000;
@@ -41,6 +39,16 @@ pub struct History {
     needs_since_ms: Option<Millis>,
     /// The need that calm decisions rest on, bytes.
     settled_bytes: u64,
+    /// How fast its memory leaves it.
+    #[serde(skip_serializing_if = "is_unknown")]
+    leaves: Progress,
+    /// How fast memory comes to it.
+    #[serde(skip_serializing_if = "is_unknown")]
+    comes: Progress,
+}
+
+fn is_unknown(progress: &Progress) -> bool {
+    !progress.is_known()
 }
 
 /// A balloon on its way out.
@@ -52,6 +60,9 @@ struct Inflation {
     from_bytes: u64,
     /// The speed over the window before.
     bytes_per_s: Option<u64>,
+    /// That of the slowest window.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    slowest_bytes_per_s: Option<u64>,
 }
 
 /// The highest value in each of the last slots of a window.
@@ -126,14 +137,47 @@ impl History {
             self.inflation = None;
             return self;
         }
-        let fresh = Inflation { since_ms: now_ms, from_bytes: allocation_bytes, bytes_per_s: None };
+        let fresh =
+            Inflation { since_ms: now_ms, from_bytes: allocation_bytes, bytes_per_s: None, slowest_bytes_per_s: None };
         let inflation = self.inflation.get_or_insert(fresh);
         let elapsed_ms = now_ms.saturating_sub(inflation.since_ms);
-        if elapsed_ms >= STALL_WINDOW_MS {
+        if elapsed_ms >= self.leaves.stall_window_ms(inflation.from_bytes.saturating_sub(target_bytes)) {
             let taken = inflation.from_bytes.saturating_sub(allocation_bytes);
-            *inflation = Inflation { bytes_per_s: Some(taken.saturating_mul(1000) / elapsed_ms), ..fresh };
+            let speed = taken.saturating_mul(1000) / elapsed_ms;
+            let slowest = inflation.slowest_bytes_per_s.map_or(speed, |slowest| slowest.min(speed));
+            *inflation = Inflation { bytes_per_s: Some(speed), slowest_bytes_per_s: Some(slowest), ..fresh };
         }
         self
+    }
+
+    /// The history after a move of ours ended, at its target or with the next one: `bytes` were confirmed `ms` after they
+    /// were asked for. To be told before the observation that ended it. A move that stalled on its way teaches nothing: it says
+    /// what the guest could not spare, not how fast it is.
+    #[must_use]
+    pub fn after_move(mut self, direction: Direction, bytes: u64, ms: Millis, policy: &Policy) -> Self {
+        if is_standstill(bytes, ms, policy) {
+            return self;
+        }
+        match direction {
+            Direction::Grow => self.comes.saw(bytes, ms),
+            Direction::Shrink => {
+                let slowest = self.inflation.and_then(|inflation| inflation.slowest_bytes_per_s);
+                if slowest.is_none_or(|slowest| slowest >= self.leaves.stall_bytes_per_s(policy)) {
+                    self.leaves.saw(bytes, ms);
+                }
+            }
+        }
+        self
+    }
+
+    /// How fast its memory leaves it, as far as that was seen.
+    pub fn leaves(&self) -> &Progress {
+        &self.leaves
+    }
+
+    /// How fast it was seen to move.
+    pub fn rates(&self) -> Rates {
+        Rates { shrink_bytes_per_s: self.leaves.bytes_per_s(), grow_bytes_per_s: self.comes.bytes_per_s() }
     }
 
     /// The history after a fresh report said `need_bytes` at `now_ms`.
@@ -152,11 +196,11 @@ impl History {
         self
     }
 
-    /// This history with the needs that `other` knows of: the moves of one run and the demand of another.
+    /// This history with the guest that `other` knows of, its needs and its speed: the moves of one run and the guest of another.
     #[must_use]
-    pub fn with_needs_of(self, other: &Self) -> Self {
-        let Self { needs, bursts, rises_from, needs_since_ms, settled_bytes, .. } = *other;
-        Self { needs, bursts, rises_from, needs_since_ms, settled_bytes, ..self }
+    pub fn with_guest_of(self, other: &Self) -> Self {
+        let Self { needs, bursts, rises_from, needs_since_ms, settled_bytes, leaves, comes, .. } = *other;
+        Self { needs, bursts, rises_from, needs_since_ms, settled_bytes, leaves, comes, ..self }
     }
 
     /// The need that calm decisions rest on at `now_ms`, with `need_bytes` the present one: the highest of the last
@@ -195,7 +239,8 @@ impl History {
 pub(super) fn is_stalled(vm: &VmView, policy: &Policy) -> bool {
     let to_go = vm.allocation_bytes.saturating_sub(vm.target_bytes);
     let speed = vm.history.inflation.and_then(|inflation| inflation.bytes_per_s);
-    to_go >= policy.dead_band(vm.allocation_bytes) && speed.is_some_and(|speed| speed < policy.stall_bytes_per_s)
+    let line = vm.history.leaves.stall_bytes_per_s(policy);
+    to_go >= policy.dead_band(vm.allocation_bytes) && speed.is_some_and(|speed| speed < line)
 }
 
 /// When `wait_ms` from `then` are over, unless they are.
@@ -253,6 +298,57 @@ mod tests {
         history = history.after_observation(10_000, 740 * MIB, 400 * MIB);
         assert_eq!(speed(history), Some(2 * MIB), "a lower target does not start over");
         assert_eq!(history.after_observation(11_000, 400 * MIB, 400 * MIB).inflation, None);
+    }
+
+    /// A history that learned of one move out.
+    fn that_gave(mib: u64, ms: Millis) -> History {
+        History::default().after_move(Direction::Shrink, mib * MIB, ms, &Policy::default())
+    }
+
+    #[test]
+    fn a_move_that_stalled_on_its_way_teaches_nothing() {
+        let policy = Policy::default();
+        let shrunk = |history: History, mib: u64, ms| {
+            history.after_move(Direction::Shrink, mib * MIB, ms, &policy).rates().shrink_bytes_per_s
+        };
+        let quick = History::default().after_observation(0, 1_000 * MIB, 500 * MIB);
+        assert_eq!(shrunk(quick, 500, 4_000), Some(125 * MIB));
+        // 5 s of nothing, then 495 MiB in one: nothing of that says how fast it is.
+        let stuck = quick.after_observation(5_000, 995 * MIB, 500 * MIB);
+        assert_eq!(shrunk(stuck, 500, 6_000), None);
+        let recovered = stuck.after_observation(10_000, 600 * MIB, 500 * MIB);
+        assert_eq!(shrunk(recovered, 500, 11_000), None, "it stalled before it went on");
+        assert_eq!(shrunk(recovered.after_observation(11_000, 500 * MIB, 500 * MIB), 50, 1_000), Some(50 * MIB));
+        assert_eq!(shrunk(History::default(), 64, 20_000), None, "whatever was seen on the way: 3.2 MiB/s");
+        assert_eq!(shrunk(that_gave(100, 1_000), 64, 20_000), Some(100 * MIB), "what was learned before stays");
+        let stopped = History::default().after_move(Direction::Grow, 64 * MIB, 60_000, &policy);
+        assert_eq!(stopped.rates().grow_bytes_per_s, None, "nor does it of memory that comes");
+    }
+
+    #[test]
+    fn each_direction_is_learned_for_itself() {
+        let history = that_gave(100, 1_000).after_move(Direction::Grow, 100 * MIB, 500, &Policy::default());
+        let rates = Rates { shrink_bytes_per_s: Some(100 * MIB), grow_bytes_per_s: Some(200 * MIB) };
+        assert_eq!(history.rates(), rates);
+        assert_eq!(history.after_step(9, &Step { from_bytes: 2, to_bytes: 1, pace: Pace::Calm }).rates(), rates);
+    }
+
+    #[test]
+    fn the_window_of_a_stall_is_shorter_for_a_fast_balloon() {
+        let speed = |history: History| history.inflation.and_then(|inflation| inflation.bytes_per_s);
+        let stops = |history: History, ms| {
+            speed(history.after_observation(0, 600 * MIB, 500 * MIB).after_observation(ms, 600 * MIB, 500 * MIB))
+        };
+        assert_eq!((stops(that_gave(400, 2_000), 1_999), stops(that_gave(400, 2_000), 2_000)), (None, Some(0)));
+        assert_eq!((stops(History::default(), 4_999), stops(History::default(), 5_000)), (None, Some(0)));
+    }
+
+    #[test]
+    fn what_is_not_known_is_not_recorded() {
+        let text = serde_json::to_string(&History::default()).unwrap();
+        assert!(!text.contains("leaves") && !text.contains("comes"), "{text}");
+        let known = that_gave(100, 1_000);
+        assert_eq!(serde_json::from_str::<History>(&serde_json::to_string(&known).unwrap()).unwrap(), known);
     }
 
     #[test]

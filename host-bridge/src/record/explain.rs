@@ -124,8 +124,10 @@ fn why(rule: &Rule, wanted_bytes: u64, entitled_bytes: u64) -> String {
         Rule::ShortByShares { short_bytes } => {
             format!("It wants {wanted}; its shares entitle it to {entitled}, {} short.", Bytes(*short_bytes))
         }
-        Rule::AwaitBytes { short_bytes } => {
-            format!("It wants {wanted}; {} come once others have given them up.", Bytes(*short_bytes))
+        Rule::AwaitBytes { short_bytes, expected_ms } => {
+            let about =
+                expected_ms.map(|ms| format!(", in about {ms} ms as fast as they have been")).unwrap_or_default();
+            format!("It wants {wanted}; {} come once others have given them up{about}.", Bytes(*short_bytes))
         }
         Rule::DirectionBlocked { .. } => format!("It wants {wanted}, but it just moved the other way; wait."),
         Rule::StalledBalloon => "Its balloon inflates too slowly: some is given back.".to_owned(),

@@ -69,7 +69,7 @@ impl Run {
             *view = VmView {
                 allocation_bytes,
                 target_bytes,
-                history: history.with_needs_of(&theirs.history),
+                history: history.with_guest_of(&theirs.history),
                 shown: shown(theirs, allocation_bytes),
                 ..theirs.clone()
             };

@@ -8,6 +8,7 @@ use vmtide_bridge::config::{Bytes, Millicpus};
 use vmtide_bridge::guests::GuestSummary;
 use vmtide_bridge::hypervisor::Makeup;
 use vmtide_bridge::performance::{Index, Indices, PPM, Resource};
+use vmtide_bridge::plan::progress::Rates;
 use vmtide_bridge::plan::{Demand, HostState};
 use vmtide_bridge::record::{Decision, Event, Health, sentence};
 
@@ -133,7 +134,7 @@ pub(crate) fn list(vms: &[Vm]) -> String {
 
 pub(crate) fn explain(vm: &Vm, decisions: &[Decision], events: &[Event]) -> String {
     let mut text = format!(
-        "{} is {}, has {} (asked for: {}), limits {}.\n{}{}\n{}\n{}\nP = R / T over the last minute: {}.\n{}",
+        "{} is {}, has {} (asked for: {}), limits {}.\n{}{}\n{}\n{}\nP = R / T over the last minute: {}.\n{}{}",
         vm.name,
         state(vm),
         Bytes(vm.allocation_bytes),
@@ -145,6 +146,7 @@ pub(crate) fn explain(vm: &Vm, decisions: &[Decision], events: &[Event]) -> Stri
         cpu(&vm.cpu),
         performance(&vm.performance),
         yields(&vm.yields),
+        rates(&vm.rates),
     );
     if decisions.is_empty() {
         text.push_str("\nNo decision about it so far.\n");
@@ -231,6 +233,14 @@ fn yields(yields: &Yields) -> String {
         _ = write!(text, "; now asked for {}", Bytes(bytes));
     }
     text + ".\n"
+}
+
+/// How fast its memory moves; nothing before it did.
+fn rates(rates: &Rates) -> String {
+    let way = |verb: &str, bytes_per_s: Option<u64>| bytes_per_s.map(|bytes| format!("{verb} at {}/s", Bytes(bytes)));
+    let ways = [way("leaves", rates.shrink_bytes_per_s), way("comes", rates.grow_bytes_per_s)];
+    let ways: Vec<String> = ways.into_iter().flatten().collect();
+    if ways.is_empty() { String::new() } else { format!("Its memory {}, as its moves showed.\n", ways.join(" and ")) }
 }
 
 /// Boot memory, what is plugged in, what the balloon holds; nothing for a VM that is not known in parts.

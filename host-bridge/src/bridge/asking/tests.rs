@@ -1,11 +1,25 @@
 //! Guests that answer, fall short, keep silent and lie; time is a number here.
 
 use super::*;
+use crate::plan::{Direction, History, MIB};
 use proptest::prelude::*;
 
 fn shrink(mib: u64, for_others: bool) -> Shrink {
     let (slice_bytes, least_bytes) = (30 * MIB, 4 * MIB);
-    Shrink { bytes: mib * MIB, spare_bytes: 0, slice_bytes, least_bytes, for_others, can_ask: true }
+    Shrink {
+        bytes: mib * MIB,
+        spare_bytes: 0,
+        slice_bytes,
+        least_bytes,
+        for_others,
+        can_ask: true,
+        leaves: Progress::default(),
+    }
+}
+
+/// What was learned of a guest whose memory left at so many MiB a second.
+fn gave(mib_per_s: u64) -> Progress {
+    *History::default().after_move(Direction::Shrink, mib_per_s * MIB, 1_000, &Policy::default()).leaves()
 }
 
 /// A bridge that looks each 100 ms, and a guest that gives its answers at once; `None` is silence.
@@ -55,8 +69,32 @@ fn what_is_free_is_taken_and_what_is_not_is_asked_for() {
     let more = Shrink { spare_bytes: 99 * MIB, ..shrink(100, false) };
     let ask = Way::Ask { bytes: 100 * MIB, deadline_ms: 500 + 3_125 };
     assert_eq!(asking.way(0, &more, &Policy::default()), ask);
-    assert_eq!(deadline_ms(u64::MAX), 10_000);
-    assert_eq!(deadline_ms(0), 1_000);
+    assert_eq!(deadline_ms(u64::MAX, &gave(500)), 10_000);
+    assert_eq!(deadline_ms(0, &gave(500)), 1_000);
+}
+
+#[test]
+fn a_slow_guest_is_given_longer_and_a_fast_one_no_less() {
+    let figures = |leaves| (deadline_ms(64 * MIB, &leaves), promise_ms(64 * MIB, &leaves, &Policy::default()));
+    let unknown = figures(Progress::default());
+    assert_eq!(unknown, (500 + 2_000, 5_000 + 4_266), "at 32 and at 15 MiB/s");
+    assert_eq!(figures(gave(500)), unknown, "what left at once may be harder to find next time");
+    assert_eq!(figures(gave(8)), (500 + 8_000, 5_000 + 16_000), "at 8 MiB/s, and at half of it");
+    assert_eq!(figures(gave(4)), (10_000, 5_000 + 17_066), "not without end: at a quarter of 15 MiB/s");
+    let slow = Shrink { leaves: gave(8), ..shrink(64, false) };
+    let way = Asking::default().way(0, &slow, &Policy::default());
+    assert_eq!(way, Way::Ask { bytes: 64 * MIB, deadline_ms: 8_500 });
+}
+
+#[test]
+fn the_word_of_a_slow_guest_is_not_broken_while_it_is_no_slower_than_usual() {
+    let mut asking = Asking::default();
+    asking.on_asked(0, 1, 80 * MIB, 4_000);
+    assert!(asking.on_answer(0, 1, Some(80 * MIB)));
+    let slow = Shrink { leaves: gave(8), ..shrink(80, false) };
+    assert!(matches!(asking.way(0, &slow, &Policy::default()), Way::Inflate { .. }));
+    assert!(!asking.has_broken(24_999), "5 s and 80 MiB at 4 MiB/s");
+    assert!(asking.has_broken(25_000));
 }
 
 #[test]
