@@ -11,7 +11,6 @@ pub mod client;
 pub mod optimize;
 pub mod server;
 pub mod types;
-pub mod yields;
 
 use crate::record::{Decision, Event};
 use optimize::{Progress, Wish};

@@ -1,9 +1,9 @@
 //! What the control API speaks; the server writes these, the client reads them.
 
-use super::yields::Yields;
 use crate::guests::GuestSummary;
 use crate::hypervisor::Makeup;
 use crate::performance::Indices;
+use crate::plan::asking::Yields;
 use crate::plan::cpu::{CpuVerdict, Vcpus};
 use crate::plan::progress::Rates;
 use crate::plan::storage::IoVerdict;

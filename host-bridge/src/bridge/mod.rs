@@ -18,7 +18,6 @@
 //! end; cgroups get back what they had, after a crash from the next bridge. Disks are let go; those of a bridge that was killed,
 //! by the next one.
 
-mod asking;
 mod control;
 mod cpu;
 mod effect;

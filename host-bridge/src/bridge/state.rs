@@ -1,6 +1,5 @@
 //! What the bridge knows and decides, without I/O: sightings, guests' words and time in, effects out.
 
-use super::asking::Asking;
 use super::cpu::CpuBoard;
 use super::effect::Effect;
 use super::optimize::Lease;
@@ -12,6 +11,7 @@ use crate::config::{Bytes, Config};
 use crate::guests::{GuestEvent, Views};
 use crate::hypervisor::driver::Sighting;
 use crate::hypervisor::{Error, MachineState};
+use crate::plan::asking::Asking;
 use crate::plan::{
     Demand, History, HostState, HostView, MIB, Millis, Planning, Policy, Shortage, Standing, Step, Urgency, Verdict,
     VmView,

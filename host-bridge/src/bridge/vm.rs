@@ -1,12 +1,12 @@
 //! What the bridge keeps of one VM.
 
-use super::asking::Asking;
 use super::reaction::Waiting;
 use crate::api::types::VmState;
 use crate::config::VmConfig;
 use crate::hypervisor::MachineState;
 use crate::hypervisor::driver::PAGE_BYTES;
 use crate::performance::Meter;
+use crate::plan::asking::Asking;
 use crate::plan::{Demand, Direction, History, Limits, Millis, Reach, Shown, Verdict, VmView};
 use crate::record::{Decision, Decisions, Outcome};
 use vmtide_protocol::bridge::Allocation;

@@ -1,16 +1,13 @@
 //! Asks guests for memory before their balloons inflate, and hears what they can spare.
-//!
-//! Only calm shrinks are asked about. An urgent one has somebody stalled behind it, and a deadline is time that he does not
-//! have; the planner takes first what its guest says that it does not need, so little of it comes out of what is used.
-//! What an operator orders, by a lower maximum, is carried out, and a peer's rules know nothing of asking.
+//! [`plan::asking`](crate::plan::asking) says when and for how much.
 
-use super::asking::{Shrink, Way};
 use super::effect::Effect;
 use super::state::{Bridge, URGENT};
 use crate::config::Bytes;
 use crate::guests::Reply;
 use crate::hypervisor::driver::PAGE_BYTES;
-use crate::plan::{Direction, Pace, Rule, Step, Verdict};
+use crate::plan::asking::{Shrink, Way, is_asked_about};
+use crate::plan::{Pace, Rule, Step, Verdict};
 use crate::record::Asked;
 use vmtide_protocol::agent::ReplyStatus;
 use vmtide_protocol::bridge::YieldMemory;
@@ -23,11 +20,7 @@ impl Bridge {
     pub(super) fn agree(&mut self, number: usize, verdict: &Verdict, step: Step) -> Option<(Step, Option<Asked>)> {
         let now_ms = self.now.ms;
         let vm = &self.vms[number];
-        let is_asked_about = step.direction() == Direction::Shrink
-            && step.pace == Pace::Calm
-            && verdict.rule != Rule::Peer
-            && step.from_bytes <= vm.limits().maximum_bytes;
-        if !is_asked_about {
+        if !is_asked_about(&step, verdict, vm.limits().maximum_bytes) {
             let is_stalled = step.pace == Pace::GiveBack;
             if self.vms[number].asking.on_moved(now_ms, is_stalled) {
                 self.tell_broken(number);

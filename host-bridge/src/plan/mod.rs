@@ -21,6 +21,7 @@
 //! CPU time has a plan of its own, [`cpu`].
 //!
 //! From plan to plan, [`Standing`] says how the host's memory stands, without flapping: operators and guests go by that.
+//! Before a calm shrink of the plan is carried out its guest is asked, and taken at its word: [`asking`].
 //! Beside the plan, [`Shortage`] tells from the host's [`HostLoad`] whether its CPUs and disks keep up; the guests are
 //! told and tune themselves for it.
 //!
@@ -34,6 +35,7 @@
 //! ([`History::after_demand`]), a move that ended ([`History::after_move`]), which teaches how fast the VM is ([`progress`]).
 
 pub mod actuator;
+pub mod asking;
 pub mod cpu;
 mod demand;
 mod fairness;

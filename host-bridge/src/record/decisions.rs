@@ -1,6 +1,7 @@
 //! The last decisions and events, in memory: old entries go when new ones come, so that nothing here grows with time.
 
 use crate::plan::actuator::Split;
+use crate::plan::asking::Asked;
 use crate::plan::{Demand, Rule, Step};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, VecDeque};
@@ -40,32 +41,6 @@ pub struct Decision {
     pub split: Option<Split>,
     /// What came of it.
     pub outcome: Outcome,
-}
-
-/// What a guest said to a shrink.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Asked {
-    /// It answered.
-    Answered {
-        /// What it was asked for.
-        bytes: u64,
-        /// What it said is spare of that.
-        spare_bytes: u64,
-        /// How long that took.
-        after_ms: u64,
-    },
-    /// It did not answer: a slice was taken.
-    Silent {
-        /// What it was asked for.
-        bytes: u64,
-        /// How long that was waited for.
-        after_ms: u64,
-    },
-    /// There is nobody to ask: a slice was taken.
-    Unable,
-    /// It did not keep its word before: it was not asked.
-    Untrusted,
 }
 
 /// What came of a decision.

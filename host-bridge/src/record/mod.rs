@@ -22,7 +22,8 @@ mod recorder;
 mod store;
 mod writer;
 
-pub use decisions::{Asked, DECISIONS_KEPT, Decision, Decisions, EVENTS_KEPT, Event, Events, Outcome};
+pub use crate::plan::asking::Asked;
+pub use decisions::{DECISIONS_KEPT, Decision, Decisions, EVENTS_KEPT, Event, Events, Outcome};
 pub use entry::{Ended, FORMAT, FULL_EACH_MS, Header, Tick};
 pub use explain::{sentence, standing};
 pub use health::{Failure, Health};

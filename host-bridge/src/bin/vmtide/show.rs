@@ -3,11 +3,11 @@
 use std::fmt::Write;
 use std::time::{Duration, SystemTime};
 use vmtide_bridge::api::types::{Cpu, Reload, Status, Vm, VmState};
-use vmtide_bridge::api::yields::Yields;
 use vmtide_bridge::config::{Bytes, Millicpus};
 use vmtide_bridge::guests::GuestSummary;
 use vmtide_bridge::hypervisor::Makeup;
 use vmtide_bridge::performance::{Index, Indices, PPM, Resource};
+use vmtide_bridge::plan::asking::Yields;
 use vmtide_bridge::plan::progress::Rates;
 use vmtide_bridge::plan::{Demand, HostState};
 use vmtide_bridge::record::{Decision, Event, Health, sentence};

@@ -158,7 +158,7 @@ fn another_vm_at_the_same_place_begins_with_a_clean_slate() {
     bridge.on_sighting(A, Sighting::Absent(absent()));
     bridge.on_sighting(A, Sighting::Attached(state(768)));
     bridge.on_guest(A, &says(asked[0].id, ReplyStatus::Done, 300));
-    assert_eq!(bridge.a().yields, crate::api::yields::Yields::default());
+    assert_eq!(bridge.a().yields, plan::asking::Yields::default());
     let (_, targets) = bridge.asks();
     assert!(targets.iter().all(|(vm, mib)| *vm != A || *mib >= 600), "{targets:?}");
 }

@@ -15,11 +15,12 @@
 
 #[cfg(test)]
 mod tests;
+mod told;
 
-use crate::api::yields::Yields;
-use crate::plan::progress::Progress;
-use crate::plan::{Millis, Policy};
-use crate::record::Asked;
+pub use told::{Asked, Yields};
+
+use super::progress::Progress;
+use super::{Direction, Millis, Pace, Policy, Rule, Step, Verdict};
 
 /// For the way there and back, and for the guest to look.
 const ANSWER_MS: u64 = 500;
@@ -40,7 +41,7 @@ const BEGINS_MS: Millis = 5_000;
 
 /// A calm shrink that the planner wants.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Shrink {
+pub struct Shrink {
     /// By how much.
     pub bytes: u64,
     /// What its guest's last report says a balloon can take without anybody having to reclaim.
@@ -57,24 +58,41 @@ pub(super) struct Shrink {
     pub leaves: Progress,
 }
 
+/// Whether a guest is asked before `step` is carried out, of a VM that may have `maximum_bytes`. An urgent shrink has somebody
+/// stalled behind it, and a deadline is time that he does not have; the planner takes first what its guest says that it does
+/// not need, so little of it comes out of what is used. What an operator orders, by a lower maximum, is carried out, and a
+/// peer's rules know nothing of asking.
+pub fn is_asked_about(step: &Step, verdict: &Verdict, maximum_bytes: u64) -> bool {
+    step.direction() == Direction::Shrink
+        && step.pace == Pace::Calm
+        && verdict.rule != Rule::Peer
+        && step.from_bytes <= maximum_bytes
+}
+
 /// What to do about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Way {
+pub enum Way {
     /// Inflate by this much.
     Inflate {
+        /// Bytes.
         bytes: u64,
         /// What came of asking; `None` where that was not necessary.
         asked: Option<Asked>,
     },
     /// Ask for this much first.
-    Ask { bytes: u64, deadline_ms: u64 },
+    Ask {
+        /// Bytes.
+        bytes: u64,
+        /// What it is given to answer.
+        deadline_ms: u64,
+    },
     /// Nothing yet.
     Wait,
 }
 
 /// What was asked of a guest, what it answered, and what its word is worth.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Asking {
+pub struct Asking {
     ask: Ask,
     /// Until when the balloon is to reach what the guest said is spare.
     promised_ms: Option<Millis>,
