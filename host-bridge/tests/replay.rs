@@ -22,6 +22,7 @@ fn parameters(vms: usize) -> Parameters {
         seed: 1,
         planner,
         policy: Policy::default(),
+        asks: false,
     }
 }
 
@@ -204,6 +205,32 @@ fn no_simulated_host_is_ever_over_its_limit() {
         );
         assert_eq!(outcome.total.vms.outside_limits_ms, 0);
     }
+}
+
+#[test]
+fn guests_that_are_asked_keep_their_word_and_no_limit_is_passed() {
+    let both = |overcommit_permille| {
+        let run = |asks| simulate(&Parameters { overcommit_permille, asks, ..parameters(40) }, None).unwrap();
+        (run(true), run(false))
+    };
+    for overcommit_permille in [2_000, 3_000] {
+        let (asked, taken) = both(overcommit_permille);
+        let requests = asked.requests.unwrap();
+        assert!(requests.asked > 0 && requests.kept > 0 && requests.broken == 0, "{}", asked.text());
+        assert!(requests.in_full <= requests.asked);
+        assert_eq!((asked.total.over_limit_ms, asked.total.vms.outside_limits_ms), (0, 0), "{}", asked.text());
+        assert_eq!(taken.requests, None);
+        assert_ne!(asked.total, taken.total, "it is another run");
+    }
+    // Where everything fits, what is taken is free, and nobody has to be asked.
+    let (asked, taken) = both(1_500);
+    assert_eq!((asked.requests.unwrap().asked, asked.total), (0, taken.total));
+}
+
+#[test]
+fn a_recording_would_not_hold_what_guests_answered() {
+    let output = vmtide(&["simulate", "--ask", "--record", "/nowhere"]);
+    assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
 }
 
 #[test]

@@ -72,8 +72,8 @@ impl Agent {
             return None;
         }
         let Sight { has_bytes, stall_permille, .. } = *sight;
-        let hard = (sight.uses_bytes / 1000 * sight.anonymous_permille).min(has_bytes);
-        let margin = 16 * MIB + hard / 32;
+        let hard = hard_bytes(sight.uses_bytes, sight.anonymous_permille, has_bytes);
+        let margin = margin_bytes(hard);
         let available = has_bytes.saturating_sub(hard);
         let (before_ms, before) = self.before.replace((now_ms, hard)).unwrap_or((now_ms, hard));
         let growth = hard.saturating_sub(before) * 1000 / now_ms.saturating_sub(before_ms).max(1);
@@ -114,7 +114,7 @@ impl Agent {
         }
         let due_ms = self.reported_ms.unwrap_or(now_ms) + interval_ms;
         self.looks_ms = (now_ms + if is_busy { self.intervals.busy_ms } else { quiet_ms }).min(due_ms);
-        (rises || is_due).then(|| report(need, floor, self.urgency, stall_permille))
+        (rises || is_due).then(|| report(need, floor, self.urgency, sight, available))
     }
 
     fn lesson_bytes(&self, now_ms: Millis) -> u64 {
@@ -131,15 +131,35 @@ impl Agent {
     }
 }
 
-fn report(need: u64, floor: u64, urgency: Urgency, stall_permille: u64) -> Demand {
+/// What nobody can do without, of what the guest has.
+pub(super) fn hard_bytes(uses_bytes: u64, anonymous_permille: u64, has_bytes: u64) -> u64 {
+    (uses_bytes / 1000 * anonymous_permille).min(has_bytes)
+}
+
+/// What a floor has beyond that.
+pub(super) fn margin_bytes(hard_bytes: u64) -> u64 {
+    16 * MIB + hard_bytes / 32
+}
+
+/// The report of a VM that boots with its maximum; free is what its guest does not use.
+fn report(need: u64, floor: u64, urgency: Urgency, sight: &Sight, available: u64) -> Demand {
+    let Sight { has_bytes, uses_bytes, stall_permille, maximum_bytes, .. } = *sight;
     let is_stalled = stall_permille >= STALL_FELT_PERMILLE;
+    let signals = MemorySignals {
+        total_bytes: maximum_bytes.into(),
+        balloon_bytes: maximum_bytes.saturating_sub(has_bytes).into(),
+        available_bytes: available.into(),
+        free_bytes: has_bytes.saturating_sub(uses_bytes).into(),
+        stall_some_permille: stall_permille.into(),
+        ..MemorySignals::default()
+    };
     let memory = MemoryDemand {
         need_bytes: need.into(),
         floor_bytes: floor.into(),
         urgency,
         reason: if is_stalled { MemoryReason::Stalled } else { MemoryReason::Steady },
         waiting_ms: u64::from(is_stalled).into(),
-        signals: MemorySignals { stall_some_permille: stall_permille.into(), ..MemorySignals::default() },
+        signals,
     };
     Demand { memory: Answer::Known(memory), cpu: Answer::NotYet, io: Answer::NotYet, stalls: None }
 }

@@ -1,6 +1,6 @@
 //! A made-up guest: what it uses, how it fares with what it has, what its agent says.
 
-use super::agent::{Agent, Sight};
+use super::agent::{Agent, Sight, hard_bytes, margin_bytes};
 use super::random::Random;
 use super::reuse::{EXPONENTS_PERMILLE, Reuse};
 use super::workload::Workload;
@@ -14,6 +14,13 @@ pub(super) struct Laws([Reuse; 4]);
 impl Default for Laws {
     fn default() -> Self {
         Self(EXPONENTS_PERMILLE.map(Reuse::new))
+    }
+}
+
+impl Laws {
+    /// The least that `guest` can have of what it uses and stall no more than this.
+    pub fn least_bytes(&self, guest: &Guest, stall_permille: u64) -> u64 {
+        self.0[guest.law].least_bytes(guest.uses_bytes, stall_permille)
     }
 }
 
@@ -65,6 +72,12 @@ impl Guest {
             resident_bytes: Some(has_bytes),
             cached_bytes: Some(self.uses_bytes - anonymous_bytes),
         }
+    }
+
+    /// The floor that its agent reports while it has `has_bytes`, but for what it would not admit to need.
+    pub fn floor_bytes(&self, has_bytes: u64) -> u64 {
+        let hard = hard_bytes(self.uses_bytes, self.workload.anonymous_permille, has_bytes);
+        hard + margin_bytes(hard)
     }
 
     /// `elapsed_ms` pass until `now_ms`; what its agent reports, if it does.

@@ -14,6 +14,7 @@
 //! What it leaves out: `deflate-on-oom`, guests that come, go or reboot, hypervisors that refuse, lost reports.
 
 mod agent;
+mod desk;
 mod fairness;
 mod guest;
 mod outcome;
@@ -21,6 +22,7 @@ mod random;
 mod reuse;
 mod workload;
 
+pub use desk::Requests;
 pub use outcome::{Fairness, Load, Outcome, States, Wall};
 
 use crate::guests::{GuestEvent, Tally, Views, check_demand};
@@ -28,6 +30,7 @@ use crate::hypervisor::driver::PAGE_BYTES;
 use crate::model::{Ledger, Speeds, send};
 use crate::plan::{HostView, Millis, Plan, Planner, Planning, Policy, VmView};
 use crate::record::{Header, StoreError, Tick, Writer};
+use desk::{Desk, Scene};
 use guest::{Guest, Laws};
 use outcome::Measures;
 use serde::Serialize;
@@ -56,6 +59,8 @@ pub struct Parameters {
     pub planner: Planner,
     /// The planner's numbers.
     pub policy: Policy,
+    /// Whether guests are asked before a calm shrink, as the bridge does; else what the planner wants is taken at once.
+    pub asks: bool,
 }
 
 /// Simulates; with `record`, also writes a recording into that folder.
@@ -77,7 +82,8 @@ pub fn simulate(parameters: &Parameters, record: Option<&Path>) -> Result<Outcom
         host.carry_out(now_ms, &plan);
         now_ms += parameters.step_ms;
     }
-    Ok(host.measures.outcome(parameters, &host.view, &host.guests, &host.ledger, started.elapsed()))
+    let requests = host.desk.as_ref().map(|desk| desk.total(now_ms));
+    Ok(host.measures.outcome(parameters, requests, &host.view, &host.guests, &host.ledger, started.elapsed()))
 }
 
 /// The host.
@@ -94,6 +100,7 @@ struct Host {
     views: Vec<VmView>,
     ledger: Ledger,
     measures: Measures,
+    desk: Option<Desk>,
 }
 
 impl Host {
@@ -122,6 +129,7 @@ impl Host {
             views,
             ledger: Ledger::default(),
             measures: Measures::default(),
+            desk: parameters.asks.then(|| Desk::new(parameters.vms)),
         }
     }
 
@@ -153,6 +161,10 @@ impl Host {
 
     /// Steps are sent, and balloons move until the next tick.
     fn carry_out(&mut self, now_ms: Millis, plan: &Plan) {
+        let (reports, guests, laws, policy) = (&self.reports, &self.guests, &self.laws, &self.policy);
+        let scene = Scene { now_ms, reports, guests, laws, policy };
+        let agreed = self.desk.as_mut().map(|desk| desk.agree(plan, &self.views, &scene));
+        let plan = agreed.as_ref().unwrap_or(plan);
         self.ledger.tick(now_ms, &self.view, &self.numbers, &self.views, plan);
         self.measures.served(&self.guests, &self.views, &self.view);
         send(now_ms, &mut self.views, plan);
@@ -160,6 +172,9 @@ impl Host {
         for view in self.views.iter_mut().filter(|view| view.allocation_bytes != view.target_bytes) {
             view.allocation_bytes = self.speeds.moved(view.allocation_bytes, view.target_bytes, self.step_ms);
             view.history = view.history.after_observation(then_ms, view.allocation_bytes, view.target_bytes);
+        }
+        if let Some(desk) = &mut self.desk {
+            desk.moved(&self.views);
         }
     }
 

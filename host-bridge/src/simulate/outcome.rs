@@ -1,6 +1,7 @@
 //! What a simulation comes to.
 
 use super::Parameters;
+use super::desk::Requests;
 use super::fairness::{Jain, PPM, satisfaction_ppm};
 use super::guest::Guest;
 use crate::config::Bytes;
@@ -32,6 +33,8 @@ pub struct Outcome {
     pub states: States,
     /// Reports taken in.
     pub reports: u64,
+    /// What came of asking guests; `None` where they are not.
+    pub requests: Option<Requests>,
     /// What depends on the machine that simulates.
     pub wall: Wall,
 }
@@ -127,6 +130,7 @@ impl Measures {
     pub fn outcome(
         mut self,
         parameters: &Parameters,
+        requests: Option<Requests>,
         host: &HostView,
         guests: &[Guest],
         ledger: &Ledger,
@@ -145,6 +149,7 @@ impl Measures {
             load,
             states: self.states,
             reports: self.reports,
+            requests,
             wall: self.wall(took),
             parameters: parameters.clone(),
         }
@@ -195,7 +200,7 @@ impl Outcome {
         let seconds = |ms: Millis| format!("{}.{} s", ms / 1000, ms % 1000 / 100);
         let percent = |ppm: u64| format!("{}.{:02} %", ppm / 10_000, ppm % 10_000 / 100);
         let index = |ppm: u64| format!("{}.{:04}", ppm / PPM, ppm % PPM / 100);
-        let lines = [
+        let mut lines = vec![
             (
                 "simulated",
                 format!(
@@ -247,6 +252,10 @@ impl Outcome {
             ),
             ("took", seconds(wall.run_ms)),
         ];
-        lines.map(|(name, value)| format!("{name:<16} {value}\n")).concat()
+        if let Some(Requests { asked, in_full, kept, broken }) = self.requests {
+            let came = format!("{asked} times, {in_full} answered in full; word kept {kept} times, broken {broken}");
+            lines.push(("guests asked", came));
+        }
+        lines.iter().map(|(name, value)| format!("{name:<16} {value}\n")).collect()
     }
 }

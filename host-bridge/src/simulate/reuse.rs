@@ -60,6 +60,15 @@ impl Reuse {
     }
 }
 
+impl Reuse {
+    /// The least of a working set of `uses` bytes with which a guest stands still no more than this share of the time.
+    pub fn least_bytes(&self, uses: u64, stall_permille: u64) -> u64 {
+        let part = self.stall_permille.partition_point(|stall| *stall > stall_permille);
+        let bytes = (u128::from(uses) * part as u128).div_ceil(u128::from(PARTS));
+        u64::try_from(bytes).unwrap_or(u64::MAX).min(uses)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -74,6 +83,17 @@ mod tests {
             assert_eq!((stalls[0], stalls[100]), (667, 0), "{exponent}");
         }
         assert_eq!(Reuse::new(800).stall_permille(0, 0), 0);
+    }
+
+    #[test]
+    fn the_least_that_does_not_stall_does_not_and_less_would() {
+        for exponent in EXPONENTS_PERMILLE {
+            let reuse = Reuse::new(exponent);
+            let least = reuse.least_bytes(1 << 30, 10);
+            assert!(reuse.stall_permille(least, 1 << 30) <= 10, "{exponent}");
+            assert!(reuse.stall_permille(least - 1, 1 << 30) > 10, "{exponent}");
+        }
+        assert_eq!(Reuse::new(800).least_bytes(0, 10), 0);
     }
 
     /// Against the sums themselves, without the integral.

@@ -40,6 +40,9 @@ pub struct Simulate {
     /// Decides what the guests do.
     #[arg(long, value_name = "NUMBER", default_value_t = 1)]
     seed: u64,
+    /// Ask guests before a calm shrink, as the bridge does; without it what the planner wants is taken at once.
+    #[arg(long, conflicts_with = "record")]
+    ask: bool,
     /// Also write a recording into this folder, for `vmtide replay`.
     #[arg(long, value_name = "DIRECTORY")]
     record: Option<PathBuf>,
@@ -111,6 +114,7 @@ impl Simulate {
             seed: self.seed,
             planner: self.wish.policy.unwrap_or_default(),
             policy: assign(&Policy::default(), &self.wish.set).map_err(usage)?,
+            asks: self.ask,
         };
         // Before the long part, so that a path that cannot be written is said at once.
         let file = self.file.as_ref().map(|path| Ok((path, std::fs::File::create(path)?))).transpose();
