@@ -5,7 +5,7 @@ mod plan_support;
 use plan_support::arbitrary::{NOW_MS, any_host, demand, quiet_host};
 use plan_support::{bounds, sum};
 use proptest::prelude::*;
-use vmtide_bridge::plan::{Demand, Direction, HostState, HostView, Plan, Policy, Reach, VmView, memory};
+use vmtide_bridge::plan::{Demand, Direction, HostState, HostView, Plan, Policy, Reach, VmView, active_bytes, memory};
 
 fn plan(host: &HostView, vms: &[VmView]) -> Plan {
     memory::plan(NOW_MS, host, vms, &Policy::default())
@@ -24,6 +24,16 @@ fn own_share(budget: u128, vms: &[VmView], index: usize) -> u128 {
         if fits(middle) { low = middle } else { high = middle }
     }
     share(low, &vms[index])
+}
+
+/// What of its own share a guest keeps by its own report: it pays the tax on bytes that it calls idle itself, down to its floor.
+fn own_share_taxed(own_share: u128, vm: &VmView) -> u128 {
+    let (Demand::Fresh(demand), Some(idle)) = (vm.demand, &vm.shown.idle) else { return own_share };
+    let need_bytes = demand.need_bytes.min(bounds(vm).1);
+    let active = active_bytes(&vmtide_bridge::plan::MemoryDemand { need_bytes, ..demand }, Some(idle));
+    let beyond = own_share.saturating_sub(active.into());
+    let left = beyond * u128::from(100 - Policy::default().idle_tax_percent) / 100;
+    (own_share - beyond + left).max(own_share.min(demand.floor_bytes.into()))
 }
 
 /// What is shared out of `available` bytes: all but the pool, which minimums go before.
@@ -169,7 +179,8 @@ proptest! {
                 Demand::Unknown { .. } => vms[index].target_bytes,
             };
             let need = need.max(bounds(&vms[index]).0);
-            let due = own_share(budget, &vms, index).min(u128::from(verdict.wanted_bytes.min(need)));
+            let own_share = own_share_taxed(own_share(budget, &vms, index), &vms[index]);
+            let due = own_share.min(u128::from(verdict.wanted_bytes.min(need)));
             // Levels are rounded down: some bytes at most.
             prop_assert!(
                 minimums > u128::from(limit) || u128::from(verdict.entitled_bytes) + 4096 >= due,

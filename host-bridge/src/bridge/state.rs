@@ -14,7 +14,7 @@ use crate::hypervisor::{Error, MachineState};
 use crate::plan::asking::Asking;
 use crate::plan::{
     Demand, History, HostState, HostView, MIB, Millis, Planning, Policy, Shortage, Standing, Step, Urgency, Verdict,
-    VmView,
+    VmView, active_bytes,
 };
 use crate::record::{Asked, Decision, Ended, Events, Health, Outcome, Record, Tick};
 use std::collections::HashMap;
@@ -344,7 +344,9 @@ impl Bridge {
                 }
                 let Some(memory) = &demand.memory else { return };
                 let vm = &mut self.vms[number];
+                let active_bytes = active_bytes(&memory.demand, memory.idle().as_ref());
                 vm.history = vm.history.after_demand(now_ms, memory.demand.need_bytes);
+                vm.history = vm.history.after_activity(now_ms, active_bytes);
                 let waits = memory.demand.need_bytes > vm.allocation_bytes();
                 vm.waiting.on_demand(now_ms, if waits { memory.waiting_ms } else { 0 });
                 if *urgent || memory.demand.urgency >= Urgency::Pressed {
@@ -442,6 +444,7 @@ impl Bridge {
             wanted_bytes: verdict.wanted_bytes,
             entitled_bytes: verdict.entitled_bytes,
             rule: verdict.rule,
+            idle_tax: verdict.idle_tax,
             step,
             asked,
             split: None,

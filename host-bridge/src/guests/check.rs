@@ -88,6 +88,22 @@ pub struct Memory {
     pub working_set: Option<WorkingSet>,
 }
 
+impl Memory {
+    /// What of the guest's memory lies idle; `None` where its working set is not known by age: counters, and sources of
+    /// newer agents that nobody here knows, tell no ages.
+    pub fn idle(&self) -> Option<plan::IdleAges> {
+        let knows_ages = |set: &&WorkingSet| matches!(set.source, WorkingSetSource::Mglru | WorkingSetSource::Damon);
+        let set = self.working_set.as_ref().filter(knows_ages)?;
+        let signals = &self.signals;
+        Some(plan::IdleAges {
+            in_use_bytes: signals.total_bytes.saturating_sub(signals.balloon_bytes).saturating_sub(signals.free_bytes),
+            over_10_s_bytes: set.total_bytes - set.used_10_s_bytes,
+            over_60_s_bytes: set.total_bytes - set.used_60_s_bytes,
+            over_300_s_bytes: set.total_bytes - set.used_300_s_bytes,
+        })
+    }
+}
+
 /// How much of the anonymous and file memory was used lately. Each amount holds those before it, and none is more
 /// than the VM can have.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -380,6 +396,22 @@ mod tests {
         };
         assert_eq!(memory.working_set, Some(expected));
         assert_eq!(clamps, clamped(4, "working_set.cost_us"));
+    }
+
+    #[test]
+    fn only_a_source_that_knows_ages_tells_what_is_idle() {
+        let idle = |source: &str| {
+            let (memory, _) = checked(&format!(
+                r#"{{"need_bytes":1,"floor_bytes":1,"urgency":"idle","reason":"idle","waiting_ms":0,"signals":{{{}"working_set":{{"source":"{source}",{}}}}}}}"#,
+                r#""total_bytes":900,"balloon_bytes":100,"free_bytes":50,"#,
+                r#""used_10_s_bytes":100,"used_60_s_bytes":250,"used_300_s_bytes":300,"total_bytes":600"#,
+            ));
+            memory.idle()
+        };
+        let expected =
+            plan::IdleAges { in_use_bytes: 750, over_10_s_bytes: 500, over_60_s_bytes: 350, over_300_s_bytes: 300 };
+        assert_eq!(["mglru", "damon"].map(idle), [Some(expected); 2]);
+        assert_eq!(["counters", "tea_leaves"].map(idle), [None; 2]);
     }
 
     proptest! {

@@ -6,7 +6,7 @@
 //! agent that has just started. Another boot id does: the guest that the demand was about is gone.
 
 use super::VmIndex;
-use super::check::Demand;
+use super::check::{Demand, Memory};
 use super::event::{GuestEvent, Hello, Tally};
 use crate::plan::{self, MemoryDemand, Millis};
 use serde::{Deserialize, Serialize};
@@ -144,10 +144,12 @@ impl Views {
     /// What a guest's last report shows beside its demand. Committed are anonymous memory and swap in use.
     pub fn shown(&self, vm: VmIndex) -> plan::Shown {
         let last = self.views[vm].last.as_ref();
-        let signals = last.and_then(|(_, demand)| Some(&demand.memory.as_ref()?.signals));
+        let memory = last.and_then(|(_, demand)| demand.memory.as_ref());
+        let signals = memory.map(|memory| &memory.signals);
         plan::Shown {
             committed_bytes: signals.map(|signals| signals.anon_bytes.saturating_add(signals.swap_used_bytes)),
             cached_bytes: signals.map(|signals| signals.active_file_bytes.saturating_add(signals.inactive_file_bytes)),
+            idle: memory.and_then(Memory::idle),
             ..plan::Shown::default()
         }
     }
@@ -197,7 +199,7 @@ impl Views {
 
 #[cfg(test)]
 mod tests {
-    use super::super::check::{Clamps, Memory, MemorySignals};
+    use super::super::check::{Clamps, MemorySignals};
     use super::super::event::End;
     use super::*;
     use vmtide_protocol::demand::{MemoryReason, Urgency};

@@ -1,7 +1,7 @@
 //! What a VM wants, from what it said and what the hypervisor shows.
 
 use super::policy::permille;
-use super::{Demand, MemoryDemand, Millis, Policy, Urgency, VmView};
+use super::{Demand, MemoryDemand, Millis, Policy, Urgency, VmView, active_bytes};
 
 /// A VM's demand with its limits, headroom and history taken in. All in bytes; every amount that a target may be set to
 /// lies within `[minimum, maximum]`.
@@ -15,8 +15,10 @@ pub(super) struct Want {
     pub maximum: u64,
     /// Its weight, at least 1.
     pub shares: u64,
-    /// What it uses, noise smoothed away: the bytes beyond are idle.
+    /// What it uses, noise smoothed away.
     pub need: u64,
+    /// What of the need is active: the bytes beyond are idle.
+    pub active: u64,
     /// Need and headroom.
     pub wanted: u64,
     /// Need and half the headroom: above this, growth without urgency is not worth a move.
@@ -46,12 +48,19 @@ pub(super) fn resolve(now_ms: Millis, vm: &VmView, policy: &Policy) -> Want {
         Demand::Stale { floor_bytes, shown_use_bytes } => stale(vm, floor_bytes, shown_use_bytes, policy),
         Demand::Unknown { shown_use_bytes } => unknown(vm, shown_use_bytes, policy),
     };
+    want.active = active(now_ms, vm).map_or(want.need, |active| active.min(want.need));
     want.reserved = vm.limits.reservation_bytes.min(want.claim).max(want.minimum);
     // Minimum and reservation are the operator's promise: a VM that lacks of them does not queue behind calm wishes.
     if vm.target_bytes < want.need.min(vm.limits.reservation_bytes).max(want.minimum) {
         want.urgency = want.urgency.max(Urgency::Pressed);
     }
     want
+}
+
+/// What is active of what a guest needs, where a report that has not expired tells; noise smoothed away.
+fn active(now_ms: Millis, vm: &VmView) -> Option<u64> {
+    let (Demand::Fresh(demand), Some(idle)) = (vm.demand, &vm.shown.idle) else { return None };
+    Some(vm.history.settled_active_bytes(now_ms, active_bytes(&demand, Some(idle))))
 }
 
 /// A report that has not expired. `settled` is what it needed at the peak of the last minute.
@@ -121,6 +130,7 @@ fn blank(vm: &VmView) -> Want {
         maximum,
         shares: u64::from(vm.limits.shares).max(1),
         need: has,
+        active: has,
         wanted: has,
         enough: has,
         claim: has,

@@ -10,7 +10,8 @@
 //! Needs come before headroom: what one VM stalls without is worth more than what another may grow into. So needs are
 //! poured first, and what is left of the budget goes to headroom, idle bytes, by the same levels.
 //! No VM's need reaches into another's *own share*, what it would have if everybody wanted everything: for any
-//! report of another VM it keeps the less of its need and its own share.
+//! report of another VM it keeps the less of its need and its own share. Who says itself that bytes of its need lie idle
+//! (`activity`) pays the tax on them out of its own share too, down to its floor.
 
 use super::demand::Want;
 use super::policy::narrow;
@@ -31,19 +32,28 @@ impl Prices {
         Self { active: u128::from(100 - percent.min(99)), idle: 100 }
     }
 
-    fn cost(self, bytes: u64, need: u64) -> u128 {
-        let active = bytes.min(need);
+    fn cost(self, bytes: u64, active: u64) -> u128 {
+        let active = bytes.min(active);
         u128::from(active) * self.active + u128::from(bytes - active) * self.idle
     }
 
-    fn bytes(self, cost: u128, need: u64) -> u64 {
-        let active = u128::from(need) * self.active;
-        if cost <= active { narrow(cost / self.active) } else { narrow(u128::from(need) + (cost - active) / self.idle) }
+    fn bytes(self, cost: u128, active: u64) -> u64 {
+        let all_active = u128::from(active) * self.active;
+        if cost <= all_active {
+            narrow(cost / self.active)
+        } else {
+            narrow(u128::from(active) + (cost - all_active) / self.idle)
+        }
+    }
+
+    /// What a VM can pay for with what it would have if all its bytes were active: its own share, taxed.
+    fn taxed(self, own_share: u64, active: u64) -> u64 {
+        self.bytes(u128::from(own_share) * self.active, active)
     }
 
     /// Cost per share of a VM that has `bytes`: the inverse of Waldspurger's ρ. Who has most gives first.
     pub fn level(self, bytes: u64, want: &Want) -> u128 {
-        (self.cost(bytes, want.need) << FRACTION) / u128::from(want.shares)
+        (self.cost(bytes, want.active) << FRACTION) / u128::from(want.shares)
     }
 }
 
@@ -54,7 +64,7 @@ struct Tank {
     /// It is not filled to less.
     low: u64,
     /// Bytes beyond are idle.
-    need: u64,
+    active: u64,
     /// It is not filled to more.
     high: u64,
 }
@@ -62,7 +72,7 @@ struct Tank {
 impl Tank {
     fn at(&self, level: u128, prices: Prices) -> u64 {
         let cost = level.saturating_mul(u128::from(self.shares)) >> FRACTION;
-        prices.bytes(cost, self.need).min(self.high).max(self.low)
+        prices.bytes(cost, self.active).min(self.high).max(self.low)
     }
 }
 
@@ -78,17 +88,15 @@ pub(super) fn entitlements(budget_bytes: u64, wants: &[Want], prices: Prices) ->
         let tank = |(want, need): (&Want, u64)| Tank {
             shares: want.shares,
             low: need,
-            need: want.need,
+            active: want.active,
             high: want.claim.max(need),
         };
         return fill(budget_bytes, wants.iter().zip(needs).map(tank), prices);
     }
     let own_shares = own_shares(budget_bytes, wants, |want| want.kept, prices);
-    let tank = |((want, need), own_share): ((&Want, u64), &u64)| Tank {
-        shares: want.shares,
-        low: need.min(*own_share).max(want.kept),
-        need: want.need,
-        high: need,
+    let tank = |((want, need), own_share): ((&Want, u64), &u64)| {
+        let safe = prices.taxed(*own_share, want.active).max(want.floor.min(*own_share));
+        Tank { shares: want.shares, low: need.min(safe).max(want.kept), active: want.active, high: need }
     };
     fill(budget_bytes, wants.iter().zip(needs).zip(&own_shares).map(tank), prices)
 }
@@ -105,7 +113,7 @@ pub(super) fn reserve(wants: &mut [Want], available_bytes: u64) {
     let reserved: u128 = wants.iter().map(|want| u128::from(want.reserved)).sum();
     if reserved > u128::from(available_bytes) {
         let tank =
-            |want: &Want| Tank { shares: want.shares, low: want.minimum, need: want.reserved, high: want.reserved };
+            |want: &Want| Tank { shares: want.shares, low: want.minimum, active: want.reserved, high: want.reserved };
         let fitting = fill(available_bytes, wants.iter().map(tank), Prices::with_tax(0));
         for (want, fitting) in wants.iter_mut().zip(fitting) {
             want.reserved = fitting;
@@ -161,7 +169,7 @@ pub(super) fn give_way(
 
 /// What each would have if everybody wanted everything and nobody went below `low`.
 fn own_shares(budget_bytes: u64, wants: &[Want], low: impl Fn(&Want) -> u64, prices: Prices) -> Vec<u64> {
-    let everything = |want: &Want| Tank { shares: want.shares, low: low(want), need: u64::MAX, high: u64::MAX };
+    let everything = |want: &Want| Tank { shares: want.shares, low: low(want), active: u64::MAX, high: u64::MAX };
     fill(budget_bytes, wants.iter().map(everything), prices)
 }
 
@@ -171,7 +179,7 @@ pub(super) fn split(bytes: u64, asks: &[(u64, u64)]) -> Vec<u64> {
         return asks.iter().map(|(_, ask)| *ask).collect();
     }
     let prices = Prices::with_tax(0);
-    fill(bytes, asks.iter().map(|&(shares, ask)| Tank { shares, low: 0, need: ask, high: ask }), prices)
+    fill(bytes, asks.iter().map(|&(shares, ask)| Tank { shares, low: 0, active: ask, high: ask }), prices)
 }
 
 /// The highest level, in cost per share with [`FRACTION`] binary digits, at which the tanks hold no more than
@@ -211,20 +219,20 @@ fn push_bends(bends: &mut Vec<(u128, i128)>, tank: &Tank, prices: Prices) {
         return;
     }
     let shares = u128::from(tank.shares);
-    let cost = |bytes| prices.cost(bytes, tank.need) << FRACTION;
+    let cost = |bytes| prices.cost(bytes, tank.active) << FRACTION;
     // Bytes per level: 1/active of a share while active, 1/idle beyond; times active · idle. Fits: shares are 32 bits.
     let slope = |price: u128| i128::try_from(shares * price).unwrap_or(i128::MAX);
     let (while_active, while_idle) = (slope(prices.idle), slope(prices.active));
     let top = cost(tank.high).div_ceil(shares);
-    if tank.need <= tank.low {
+    if tank.active <= tank.low {
         bends.push((cost(tank.low) / shares, while_idle));
         bends.push((top, -while_idle));
-    } else if tank.need >= tank.high {
+    } else if tank.active >= tank.high {
         bends.push((cost(tank.low) / shares, while_active));
         bends.push((top, -while_active));
     } else {
         bends.push((cost(tank.low) / shares, while_active));
-        bends.push((cost(tank.need).div_ceil(shares), while_idle - while_active));
+        bends.push((cost(tank.active).div_ceil(shares), while_idle - while_active));
         bends.push((top, -while_idle));
     }
 }

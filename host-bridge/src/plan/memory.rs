@@ -126,7 +126,7 @@ fn verdicts(vms: &[VmView], seats: &[Seat<'_>], moment: &Moment<'_>) -> Vec<Verd
     let mut seats = seats.iter();
     let fixed = |vm: &VmView, rule| {
         let held = vm.committed_bytes();
-        Verdict { wanted_bytes: held, entitled_bytes: held, step: None, rule }
+        Verdict { wanted_bytes: held, entitled_bytes: held, step: None, rule, idle_tax: None }
     };
     let verdict = |vm: &VmView| match vm.reach {
         Reach::Ready => {

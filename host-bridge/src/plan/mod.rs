@@ -30,10 +30,11 @@
 //! [`Planner`] names who plans: vmtide by [`memory::plan`], or a peer's published rules, for comparison (`peers`).
 //! The promises above are vmtide's; a peer keeps those that it has.
 //!
-//! The bridge keeps each VM's [`History`] beside its view and feeds it four facts: a step that it sent
+//! The bridge keeps each VM's [`History`] beside its view and feeds it what happens: a step that it sent
 //! ([`History::after_step`]), a reading of the hypervisor ([`History::after_observation`]), a fresh report
-//! ([`History::after_demand`]), a move that ended ([`History::after_move`]), which teaches how fast the VM is ([`progress`]).
+//! ([`History::after_demand`], [`History::after_activity`]), a move that ended ([`History::after_move`]), which teaches how fast the VM is ([`progress`]).
 
+mod activity;
 pub mod actuator;
 pub mod asking;
 pub mod cpu;
@@ -52,6 +53,7 @@ pub mod stability;
 mod standing;
 pub mod storage;
 
+pub use activity::{IdleAges, IdleTax, active_bytes};
 pub use planner::{Planner, Planning, UnknownPlanner};
 pub use policy::Policy;
 pub use shortage::{Hint, HostLoad, Shortage};
@@ -121,12 +123,12 @@ pub struct VmView {
     pub demand: Demand,
     /// What was done to it before.
     pub history: History,
-    /// What it shows besides its demand. Peers' rules go by it; vmtide's planner does not.
+    /// What it shows besides its demand.
     #[serde(default)]
     pub shown: Shown,
 }
 
-/// What is known of a guest beside what it wants: all that peers' rules go by.
+/// What is known of a guest beside what it wants. Peers' rules go by nothing else.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Shown {
     /// MemFree, from the balloon's statistics.
@@ -137,6 +139,9 @@ pub struct Shown {
     pub resident_bytes: Option<u64>,
     /// Its page cache, from its last report.
     pub cached_bytes: Option<u64>,
+    /// What of its memory lies idle, from its last report; `None` where its working set is not known by age.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idle: Option<IdleAges>,
 }
 
 impl VmView {
@@ -315,6 +320,9 @@ pub struct Verdict {
     pub step: Option<Step>,
     /// Why.
     pub rule: Rule,
+    /// What its idle bytes are taxed; `None` where they are not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idle_tax: Option<IdleTax>,
 }
 
 /// What to do now.

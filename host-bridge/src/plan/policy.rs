@@ -16,7 +16,8 @@ pub struct Policy {
     pub spike_pool_permille: u32,
     /// The least that is kept free for urgent grants, thousandths of the limit.
     pub least_spike_pool_permille: u32,
-    /// How much idle bytes are taxed when memory is short, percent, at most 99 (Waldspurger 2002, §5.3).
+    /// How much idle bytes are taxed when memory is short, percent, at most 99 (Waldspurger 2002, §5.3): those above the
+    /// need, and those of the need that the working set shows unused.
     pub idle_tax_percent: u32,
     /// A need less than this below its peak of the last minute is noise, not a fall; thousandths of the peak.
     pub need_noise_permille: u32,

@@ -1,7 +1,9 @@
 //! A VM at the table: its view, its want, what it is entitled to, and what this plan makes of it so far.
 
 use super::demand::Want;
-use super::{Demand, Direction, HostState, Millis, Pace, Policy, Rule, Step, Urgency, Verdict, VmView, stability};
+use super::{
+    Demand, Direction, HostState, IdleTax, Millis, Pace, Policy, Rule, Step, Urgency, Verdict, VmView, stability,
+};
 
 /// One VM that can be changed now.
 #[derive(Debug)]
@@ -105,7 +107,10 @@ impl<'a> Seat<'a> {
             Some((pace, rule)) => (Some(Step { from_bytes, to_bytes: self.to, pace }), rule),
             None => (None, self.why_still(moment, expected_ms)),
         };
-        Verdict { wanted_bytes: self.want.wanted, entitled_bytes: self.entitled, step, rule }
+        let is_known = matches!(self.vm.demand, Demand::Fresh(_)) && self.vm.shown.idle.is_some();
+        let tax = || IdleTax::new(self.want.active, self.vm.allocation_bytes, moment.policy.idle_tax_percent);
+        let idle_tax = is_known.then(tax);
+        Verdict { wanted_bytes: self.want.wanted, entitled_bytes: self.entitled, step, rule, idle_tax }
     }
 
     /// Why nothing happens to it.

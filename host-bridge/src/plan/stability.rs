@@ -4,6 +4,7 @@
 //! Blocks and the stalled balloon follow the ChromeOS resource manager (vm_tools, balloon blockers): a move keeps
 //! the opposite direction shut for a while, and a guest that cannot fill its balloon gets some of it back.
 
+use super::activity::Activity;
 use super::progress::{Progress, Rates, is_standstill};
 use super::{Direction, MIB, Millis, Pace, Policy, Step, VmView};
 use serde::{Deserialize, Serialize};
@@ -39,6 +40,7 @@ pub struct History {
     needs_since_ms: Option<Millis>,
     /// The need that calm decisions rest on, bytes.
     settled_bytes: u64,
+    activity: Activity,
     /// How fast its memory leaves it.
     #[serde(skip_serializing_if = "is_unknown")]
     leaves: Progress,
@@ -67,7 +69,7 @@ struct Inflation {
 
 /// The highest value in each of the last slots of a window.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-struct Peaks<const WINDOW_MS: Millis> {
+pub(super) struct Peaks<const WINDOW_MS: Millis> {
     /// The slot of the newest value, counted from the clock's start.
     slot: u64,
     /// The highest value of a slot, at the slot's number modulo their count.
@@ -77,7 +79,7 @@ struct Peaks<const WINDOW_MS: Millis> {
 impl<const WINDOW_MS: Millis> Peaks<WINDOW_MS> {
     const SLOT_MS: Millis = WINDOW_MS / SLOTS as Millis;
 
-    fn add(&mut self, now_ms: Millis, value: u64) {
+    pub(super) fn add(&mut self, now_ms: Millis, value: u64) {
         let slot = now_ms / Self::SLOT_MS;
         for (index, highest) in self.highest.iter_mut().enumerate() {
             if !is_recent(index, self.slot, slot) {
@@ -91,7 +93,7 @@ impl<const WINDOW_MS: Millis> Peaks<WINDOW_MS> {
     }
 
     /// The highest of the window; 0 when there was none.
-    fn peak(&self, now_ms: Millis) -> u64 {
+    pub(super) fn peak(&self, now_ms: Millis) -> u64 {
         let now = now_ms / Self::SLOT_MS;
         let recent = |(index, highest): (usize, &u64)| is_recent(index, self.slot, now).then_some(*highest);
         self.highest.iter().enumerate().filter_map(recent).max().unwrap_or(0)
@@ -196,11 +198,22 @@ impl History {
         self
     }
 
+    /// The history after a fresh report of which `active_bytes` are active ([`super::active_bytes`]).
+    #[must_use]
+    pub fn after_activity(self, now_ms: Millis, active_bytes: u64) -> Self {
+        Self { activity: self.activity.after(now_ms, active_bytes), ..self }
+    }
+
+    /// The active bytes that the tax goes by at `now_ms`, with `active_bytes` the present ones.
+    pub(super) fn settled_active_bytes(&self, now_ms: Millis, active_bytes: u64) -> u64 {
+        self.activity.settled_bytes(now_ms, active_bytes)
+    }
+
     /// This history with the guest that `other` knows of, its needs and its speed: the moves of one run and the guest of another.
     #[must_use]
     pub fn with_guest_of(self, other: &Self) -> Self {
-        let Self { needs, bursts, rises_from, needs_since_ms, settled_bytes, leaves, comes, .. } = *other;
-        Self { needs, bursts, rises_from, needs_since_ms, settled_bytes, leaves, comes, ..self }
+        let Self { needs, bursts, rises_from, needs_since_ms, settled_bytes, activity, leaves, comes, .. } = *other;
+        Self { needs, bursts, rises_from, needs_since_ms, settled_bytes, activity, leaves, comes, ..self }
     }
 
     /// The need that calm decisions rest on at `now_ms`, with `need_bytes` the present one: the highest of the last

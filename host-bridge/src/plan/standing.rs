@@ -87,7 +87,8 @@ mod tests {
     /// A plan for 10 000 MiB, of which minFree is 500, with so much room.
     fn plan(state: HostState, room_mib: u64) -> Plan {
         let wanted_bytes = (10_000 - room_mib) * MIB;
-        let verdict = Verdict { wanted_bytes, entitled_bytes: wanted_bytes, step: None, rule: Rule::Satisfied };
+        let entitled_bytes = wanted_bytes;
+        let verdict = Verdict { wanted_bytes, entitled_bytes, step: None, rule: Rule::Satisfied, idle_tax: None };
         Plan {
             state,
             limit_bytes: 10_000 * MIB,

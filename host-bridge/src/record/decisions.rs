@@ -2,7 +2,7 @@
 
 use crate::plan::actuator::Split;
 use crate::plan::asking::Asked;
-use crate::plan::{Demand, Rule, Step};
+use crate::plan::{Demand, IdleTax, Rule, Step};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, VecDeque};
 
@@ -31,6 +31,9 @@ pub struct Decision {
     /// The rule that decided.
     #[serde(flatten)]
     pub rule: Rule,
+    /// What its idle bytes were taxed; `None` where they were not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idle_tax: Option<IdleTax>,
     /// What was asked of the hypervisor.
     pub step: Step,
     /// Whether the guest agreed to a shrink; `None` where that was not asked.

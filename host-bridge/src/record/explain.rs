@@ -3,7 +3,7 @@
 use super::{Asked, Decision, Outcome};
 use crate::config::Bytes;
 use crate::plan::actuator::{Rate, Split, Why, description_bytes};
-use crate::plan::{Demand, Pace, Rule, Urgency, Verdict};
+use crate::plan::{Demand, IdleTax, Pace, Rule, Urgency, Verdict};
 
 /// A decision in one paragraph: what was asked, what was seen, which rule, what came of it.
 pub fn sentence(decision: &Decision) -> String {
@@ -15,7 +15,7 @@ pub fn sentence(decision: &Decision) -> String {
         Pace::GiveBack => "for relief",
     };
     let (from, to) = (Bytes(step.from_bytes), Bytes(step.to_bytes));
-    let saw = saw(demand);
+    let saw = saw(demand, decision.idle_tax.as_ref());
     let why = why(&decision.rule, *wanted_bytes, *entitled_bytes);
     let how = decision.split.as_ref().map(how).unwrap_or_default();
     let came = match outcome {
@@ -85,10 +85,27 @@ fn how(split: &Split) -> String {
 
 /// Why a VM stands where it does now, decision or not.
 pub fn standing(demand: &Demand, verdict: &Verdict) -> String {
-    format!("{} {}", saw(demand), why(&verdict.rule, verdict.wanted_bytes, verdict.entitled_bytes))
+    format!(
+        "{} {}",
+        saw(demand, verdict.idle_tax.as_ref()),
+        why(&verdict.rule, verdict.wanted_bytes, verdict.entitled_bytes)
+    )
 }
 
-fn saw(demand: &Demand) -> String {
+/// How much of its need is active, and what the rest costs it.
+fn taxed(tax: &IdleTax) -> String {
+    let IdleTax { active_bytes, active_permille, tax_percent } = tax;
+    let (whole, tenth) = (active_permille / 10, active_permille % 10);
+    let times = 1_000 / u64::from(100 - tax_percent.min(&99));
+    format!(
+        " Of that {} are active, {whole}.{tenth} % of what it has; an idle byte weighs {}.{} times (tax: {tax_percent} %).",
+        Bytes(*active_bytes),
+        times / 10,
+        times % 10
+    )
+}
+
+fn saw(demand: &Demand, tax: Option<&IdleTax>) -> String {
     let shown = |bytes: &Option<u64>| match bytes {
         Some(bytes) => format!("its balloon shows {} in use", Bytes(*bytes)),
         None => "its balloon shows nothing".to_owned(),
@@ -102,7 +119,8 @@ fn saw(demand: &Demand) -> String {
                 Urgency::Critical => "in a critical state",
             };
             let (need, floor) = (Bytes(demand.need_bytes), Bytes(demand.floor_bytes));
-            format!("The guest is {urgency}, needs {need} and says {floor} is safe.")
+            let taxed = tax.map(taxed).unwrap_or_default();
+            format!("The guest is {urgency}, needs {need} and says {floor} is safe.{taxed}")
         }
         Demand::Stale { floor_bytes, shown_use_bytes } => {
             format!("The last report expired (its floor: {}); {}.", Bytes(*floor_bytes), shown(shown_use_bytes))

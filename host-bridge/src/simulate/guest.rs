@@ -71,6 +71,7 @@ impl Guest {
             committed_bytes: Some(anonymous_bytes),
             resident_bytes: Some(has_bytes),
             cached_bytes: Some(self.uses_bytes - anonymous_bytes),
+            idle: None,
         }
     }
 

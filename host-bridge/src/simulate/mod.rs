@@ -28,7 +28,7 @@ pub use outcome::{Fairness, Load, Outcome, States, Wall};
 use crate::guests::{GuestEvent, Tally, Views, check_demand};
 use crate::hypervisor::driver::PAGE_BYTES;
 use crate::model::{Ledger, Speeds, send};
-use crate::plan::{HostView, Millis, Plan, Planner, Planning, Policy, VmView};
+use crate::plan::{HostView, Millis, Plan, Planner, Planning, Policy, VmView, active_bytes};
 use crate::record::{Header, StoreError, Tick, Writer};
 use desk::{Desk, Scene};
 use guest::{Guest, Laws};
@@ -140,7 +140,9 @@ impl Host {
             if let Some(report) = report {
                 let (demand, clamps) = check_demand(&report, view.limits.maximum_bytes);
                 if let Some(memory) = &demand.memory {
+                    let active_bytes = active_bytes(&memory.demand, memory.idle().as_ref());
                     view.history = view.history.after_demand(now_ms, memory.demand.need_bytes);
+                    view.history = view.history.after_activity(now_ms, active_bytes);
                 }
                 let tally = Tally { reports: 1, clamps, ..Tally::default() };
                 let event = GuestEvent::Demand { demand: Box::new(demand), urgent: false, tally };

@@ -3,7 +3,7 @@
 use proptest::collection::vec;
 use proptest::prelude::*;
 use vmtide_bridge::plan::{
-    Demand, History, HostView, Limits, MIB, MemoryDemand, Pace, Reach, Shown, Step, Urgency, VmView,
+    Demand, History, HostView, IdleAges, Limits, MIB, MemoryDemand, Pace, Reach, Shown, Step, Urgency, VmView,
 };
 
 /// The time of every random view.
@@ -58,10 +58,20 @@ fn history() -> impl Strategy<Value = History> {
     )
 }
 
+/// What of its memory lies idle, as half of the guests say; some of them lie.
+fn idle() -> impl Strategy<Value = Option<IdleAges>> {
+    let ages =
+        (0..6000 * MIB, prop_oneof![7 => 0..6000 * MIB, 1 => Just(u64::MAX)]).prop_map(|(in_use_bytes, idle)| {
+            IdleAges { in_use_bytes, over_10_s_bytes: idle, over_60_s_bytes: idle, over_300_s_bytes: idle / 2 }
+        });
+    proptest::option::of(ages)
+}
+
 /// A VM with limits between 16 MiB and 4 GiB and an allocation within them, its target the same or elsewhere.
 pub fn vm(demand: impl Strategy<Value = Demand>, reach: impl Strategy<Value = Reach>) -> impl Strategy<Value = VmView> {
     let figures = (16..512_u64, 0..4000_u64, 1..4000_u32, 0..=1000_u64, proptest::option::of(0..=1000_u64));
-    (figures, demand, reach, history()).prop_map(|((minimum, more, shares, has, other), demand, reach, history)| {
+    let parts = (figures, demand, reach, history(), idle());
+    parts.prop_map(|((minimum, more, shares, has, other), demand, reach, history, idle)| {
         let within = |permille: u64| minimum * MIB + more * MIB / 1000 * permille;
         VmView {
             limits: Limits {
@@ -75,7 +85,7 @@ pub fn vm(demand: impl Strategy<Value = Demand>, reach: impl Strategy<Value = Re
             reach,
             demand,
             history,
-            shown: Shown::default(),
+            shown: Shown { idle, ..Shown::default() },
         }
     })
 }

@@ -2,7 +2,8 @@
 
 use super::sum;
 use vmtide_bridge::plan::{
-    Demand, Direction, HostState, HostView, MIB, MemoryDemand, Millis, Plan, Policy, Reach, VmView, memory,
+    Demand, Direction, HostState, HostView, MIB, MemoryDemand, Millis, Plan, Policy, Reach, VmView, active_bytes,
+    memory,
 };
 
 /// A VM as it is, beside what the bridge knows of it.
@@ -44,8 +45,11 @@ impl Sim {
             if let Demand::Fresh(demand) = guest.view.demand {
                 let need_bytes = (guest.need_bytes / 1000).saturating_mul(noise_permille(index));
                 let floor_bytes = demand.floor_bytes.min(need_bytes);
-                guest.view.demand = Demand::Fresh(MemoryDemand { need_bytes, floor_bytes, ..demand });
-                guest.view.history = guest.view.history.after_demand(self.now_ms, need_bytes);
+                let demand = MemoryDemand { need_bytes, floor_bytes, ..demand };
+                guest.view.demand = Demand::Fresh(demand);
+                let active_bytes = active_bytes(&demand, guest.view.shown.idle.as_ref());
+                let history = guest.view.history.after_demand(self.now_ms, need_bytes);
+                guest.view.history = history.after_activity(self.now_ms, active_bytes);
             }
         }
         let views: Vec<VmView> = self.guests.iter().map(|guest| guest.view.clone()).collect();

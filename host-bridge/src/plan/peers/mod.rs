@@ -26,7 +26,7 @@ fn plan_of(host: &HostView, vms: &[VmView], targets: &[Option<u64>]) -> Plan {
     let verdict = |(vm, target): (&VmView, &Option<u64>)| {
         let fixed = |rule| {
             let held = vm.committed_bytes();
-            Verdict { wanted_bytes: held, entitled_bytes: held, step: None, rule }
+            Verdict { wanted_bytes: held, entitled_bytes: held, step: None, rule, idle_tax: None }
         };
         match vm.reach {
             Reach::Ready => {}
@@ -37,7 +37,7 @@ fn plan_of(host: &HostView, vms: &[VmView], targets: &[Option<u64>]) -> Plan {
         let from_bytes = vm.target_bytes;
         let to_bytes = target.map_or(from_bytes, |target| within_limits(vm, target));
         let step = (to_bytes != from_bytes).then_some(Step { from_bytes, to_bytes, pace: Pace::Calm });
-        Verdict { wanted_bytes: to_bytes, entitled_bytes: to_bytes, step, rule: Rule::Peer }
+        Verdict { wanted_bytes: to_bytes, entitled_bytes: to_bytes, step, rule: Rule::Peer, idle_tax: None }
     };
     Plan {
         state: HostState::Calm,
