@@ -13,17 +13,17 @@ const ALL: u64 = 300 * MIB;
 const HOT: u64 = 100 * MIB;
 
 /// 300 MiB were filled, 100 of them are worked on: a minute later the agent has to know.
-async fn is_known(lab: &Lab, source: &str, kernel: Kernel) -> Result<()> {
+async fn is_known(lab: &Lab, source: &str, kernel: Kernel, within: Duration) -> Result<()> {
     let vm = lab.launch(VmConfig::new(source, kernel)).await?;
-    // 6.1 has it built, and off until somebody switches it on.
+    // 6.1 has the generations built, and off until somebody switches them on.
     vm.run("echo y >/sys/kernel/mm/lru_gen/enabled").await?;
     let base = meminfo(&vm, "AnonPages").await?;
     vm.start("load", "vmtide-load --phases anon=300M/100M:600s --fill-mib 300").await?;
     wait_for("the load is filled", SOON, async || Ok(last(&vm).await.is_ok_and(|now| now.anon_bytes == ALL))).await?;
-    start_agent(&vm).await?;
+    start_agent(&vm, source).await?;
 
     let mut sample = Value::Null;
-    wait_for(&format!("a sample of {source}"), 2 * SOON, async || {
+    wait_for(&format!("a sample of {source}"), within, async || {
         let Ok(status) = status(&vm).await else { return Ok(false) };
         sample = status["demand"]["memory"]["known"]["signals"]["working_set"].clone();
         Ok(sample["source"] == source)
@@ -49,9 +49,16 @@ async fn is_known(lab: &Lab, source: &str, kernel: Kernel) -> Result<()> {
 #[tokio::test]
 async fn the_lru_s_generations_tell_a_known_working_set_within_15_percent() -> Result<()> {
     let lab = &Lab::ready()?;
-    let told = |kernel| is_known(lab, "mglru", kernel);
+    let told = |kernel| is_known(lab, "mglru", kernel, 2 * SOON);
     tokio::try_join!(told(Kernel::V6_12), told(Kernel::V6_1))?;
     Ok(())
+}
+
+/// Its regions find their borders first, and a minute from then on they know what was left alone for one.
+#[tokio::test]
+async fn damon_tells_a_known_working_set_within_15_percent() -> Result<()> {
+    let lab = Lab::ready()?;
+    is_known(lab, "damon", Kernel::V6_12, 3 * SOON).await
 }
 
 #[tokio::test]
@@ -60,12 +67,12 @@ async fn a_monitor_of_damon_ends_with_the_agent_however_it_ends() -> Result<()> 
     let monitors = async || -> Result<String> { vm.run("cat /sys/kernel/mm/damon/admin/kdamonds/nr_kdamonds").await };
     let runs = async || Ok(monitors().await? == "1\n");
     vm.run("echo n >/sys/kernel/mm/lru_gen/enabled").await?;
-    let killed = start_agent(&vm).await?;
+    let killed = start_agent(&vm, "auto").await?;
     wait_for("a monitor", SOON, runs).await?;
     vm.kill(killed).await?;
     assert_eq!(monitors().await?, "1\n", "nobody could end it");
 
-    start_agent(&vm).await?;
+    start_agent(&vm, "auto").await?;
     wait_for("the next agent has its own monitor", SOON, async || {
         Ok(runs().await? && vm.run("cat /tmp/agent.log").await?.contains("source=Damon"))
     })
@@ -75,7 +82,7 @@ async fn a_monitor_of_damon_ends_with_the_agent_however_it_ends() -> Result<()> 
 
     // Somebody else's is left alone.
     vm.run("echo 1 >/sys/kernel/mm/damon/admin/kdamonds/nr_kdamonds").await?;
-    start_agent(&vm).await?;
+    start_agent(&vm, "auto").await?;
     wait_for("counters", SOON, async || {
         let status = status(&vm).await.unwrap_or_default();
         Ok(status["demand"]["memory"]["known"]["signals"]["working_set"]["source"] == "counters")
@@ -86,8 +93,9 @@ async fn a_monitor_of_damon_ends_with_the_agent_however_it_ends() -> Result<()> 
 }
 
 /// Starts an agent that tunes nothing: which LRU the guest has is the test's to say.
-async fn start_agent(vm: &Vm) -> Result<u32> {
-    vm.put("/tmp/agent.toml", b"[tuning]\nmode = \"observe\"\n").await?;
+async fn start_agent(vm: &Vm, source: &str) -> Result<u32> {
+    let config = format!("[tuning]\nmode = \"observe\"\n\n[working_set]\nsource = \"{source}\"\n");
+    vm.put("/tmp/agent.toml", config.as_bytes()).await?;
     vm.start("agent", "vmtide-agent run --config /tmp/agent.toml").await
 }
 

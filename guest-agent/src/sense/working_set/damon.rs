@@ -1,6 +1,6 @@
 //! DAMON, set up through sysfs (Documentation/admin-guide/mm/damon/usage.rst): one monitor of the guest's RAM.
 //!
-//! The kernel looks at one page of each region twice a second and adapts the regions. Four schemes do nothing but count
+//! The kernel looks at one page of each region four times a second and adapts the regions. Four schemes do nothing but count
 //! bytes: of regions in use, and of others by how long they were not used. One setting is a number that nobody else would choose, so that an agent
 //! that starts after another was killed knows its leftover.
 
@@ -15,9 +15,10 @@ const ADMIN: &str = "sys/kernel/mm/damon/admin/kdamonds";
 const OTHERS: [&str; 2] =
     ["sys/module/damon_reclaim/parameters/enabled", "sys/module/damon_lru_sort/parameters/enabled"];
 /// Each look, microseconds; the odd ones are the agent's mark.
-const SAMPLE_US: u64 = 500_007;
-/// Each sum of looks.
-const SUM_US: u64 = 5 * SAMPLE_US;
+const SAMPLE_US: u64 = 250_007;
+/// Each sum of looks. A region keeps its age while its sum changes by no more than a tenth of the looks, so with ten of them a
+/// single stray access is no use; with five it made megabytes of cold memory young again each time.
+const SUM_US: u64 = 10 * SAMPLE_US;
 const UPDATE_US: u64 = 60_000_000;
 /// More tell hot from cold memory more finely, and each costs a look.
 const REGIONS: (u64, u64) = (100, 500);
