@@ -256,6 +256,7 @@ impl Outcome {
             let came = format!("{asked} times, {in_full} answered in full; word kept {kept} times, broken {broken}");
             lines.push(("guests asked", came));
         }
-        lines.iter().map(|(name, value)| format!("{name:<16} {value}\n")).collect()
+        let lines: Vec<String> = lines.iter().map(|(name, value)| format!("{name:<16} {value}\n")).collect();
+        lines.concat()
     }
 }
