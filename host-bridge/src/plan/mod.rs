@@ -32,7 +32,8 @@
 //!
 //! The bridge keeps each VM's [`History`] beside its view and feeds it what happens: a step that it sent
 //! ([`History::after_step`]), a reading of the hypervisor ([`History::after_observation`]), a fresh report
-//! ([`History::after_demand`], [`History::after_activity`]), a move that ended ([`History::after_move`]), which teaches how fast the VM is ([`progress`]).
+//! ([`History::after_demand`], [`History::after_activity`]), a move that ended ([`History::after_move`]), which teaches
+//! how fast the VM is ([`progress`]).
 
 mod activity;
 pub mod actuator;

@@ -26,6 +26,8 @@ done";
 /// Files that hold the same limit as a knob's.
 const TWINS: [&str; 2] = ["/proc/sys/vm/dirty_ratio", "/proc/sys/vm/dirty_background_ratio"];
 
+const CLOCK: &str = "/sys/devices/system/clocksource/clocksource0/current_clocksource";
+
 /// What each file holds.
 pub type Files = BTreeMap<String, String>;
 
@@ -54,6 +56,11 @@ impl Guest {
     pub async fn boot(kernel: Kernel, mib: u64) -> Result<Self> {
         let vm = Lab::ready()?.launch(VmConfig::new("tuned", kernel).memory_mib(mib).vcpus(2).disk_mib(64)).await?;
         vm.run(ZRAM).await?;
+        // A second or more after it has booted, a kernel goes from its first clock to the better one by itself.
+        wait_for("the kernel has settled on a clock", SOON, async || {
+            Ok(!["jiffies", "refined-jiffies", "tsc-early"].contains(&vm.read(CLOCK, 0).await?.trim()))
+        })
+        .await?;
         let (short, hints) = watch::channel(false);
         let heard = Arc::new(Mutex::new(Vec::new()));
         tokio::spawn(bridge(vm.listen(7670)?, hints, Arc::clone(&heard)));
