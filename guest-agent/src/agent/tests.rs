@@ -287,7 +287,8 @@ async fn a_request_to_yield_gets_one_reply_by_its_deadline_and_only_one_at_a_tim
     let (id, status, amount, detail) = reply(&mut session).await;
     assert_eq!((id, status, amount), (3, ReplyStatus::Partial, 0));
     assert!(detail.starts_with("nothing more can be reclaimed"), "{detail}");
-    assert_eq!(fs::read_to_string(reclaim).unwrap(), (32 * mib).to_string());
+    // Nothing truncates that file here: the last try, a small one, is at its beginning.
+    assert!(fs::read_to_string(reclaim).unwrap().starts_with(&(4 * mib).to_string()));
 
     agent.set_available_mib(10);
     session.says(&request(5, 90, 1_000)).await;
