@@ -21,7 +21,7 @@ const SAMPLE_US: u64 = 250_007;
 const SUM_US: u64 = 10 * SAMPLE_US;
 const UPDATE_US: u64 = 60_000_000;
 /// More tell hot from cold memory more finely, and each costs a look.
-const REGIONS: (u64, u64) = (100, 500);
+const REGIONS: (u64, u64) = (100, 1000);
 /// In sums: 10 s, a minute, five.
 const AGES: [u64; 3] = [4, 24, 120];
 const MOST: u64 = u32::MAX as u64;
