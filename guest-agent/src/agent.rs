@@ -13,7 +13,7 @@
 //! The link has a task of its own, so that neither a slow bridge nor none holds up the looking.
 
 use crate::config::Config;
-use crate::cooperate::{Onliner, Yielder};
+use crate::cooperate::{Onliner, Trimmer, Yielder};
 use crate::demand::{Mode, Pace, Schedule, interval_ms};
 use crate::link::{self, Backoff, BackoffError, Link, LinkStatus, News};
 use crate::observer::{Observation, Observer};
@@ -55,6 +55,8 @@ const LONGEST_INTERVAL_MS: u64 = 600_000;
 const CAPABILITIES: [&str; 5] = ["memory", "cpu", "io", "pause_tuning", "yield_memory"];
 /// What it can tell where CPUs can come and go.
 const ONLINE_CPUS: &str = "set_online_cpus";
+/// The same where unused blocks can be given back.
+const TRIM: &str = "trim_storage";
 
 /// Why an agent could not run.
 #[derive(Debug, thiserror::Error)]
@@ -80,6 +82,7 @@ pub enum AgentError {
 struct Helpers {
     yielder: Yielder,
     onliner: Onliner,
+    trimmer: Trimmer,
 }
 
 impl Helpers {
@@ -87,6 +90,7 @@ impl Helpers {
     fn stop(&mut self) {
         self.yielder.stop();
         self.onliner.stop();
+        self.trimmer.stop();
     }
 }
 
@@ -136,8 +140,10 @@ pub async fn run(
     let (outbox, from_agent) = mpsc::channel(OUTBOX_MESSAGES);
     let (to_agent, mut news) = mpsc::channel(NEWS_MESSAGES);
     let backoff = Backoff::new(link::SHORTEST, link::LONGEST)?;
-    let mut helpers = Helpers { yielder: Yielder::new(root), onliner: Onliner::new(root, config.tuning.folder()) };
-    let hello = hello(root, helpers.onliner.is_able());
+    let onliner = Onliner::new(root, config.tuning.folder());
+    let mut helpers = Helpers { yielder: Yielder::new(root), onliner, trimmer: Trimmer::new(root) };
+    let able = [(ONLINE_CPUS, helpers.onliner.is_able()), (TRIM, helpers.trimmer.is_able())];
+    let hello = hello(root, able.into_iter().filter_map(|(name, is_able)| is_able.then_some(name)));
     let (link, link_status) = Link::new(config.bridge.clone(), hello, backoff, to_agent);
     let link = tokio::spawn(link.run(from_agent));
     let mut agent = Agent {
@@ -231,6 +237,7 @@ impl Agent {
                         self.answer(Some(reply));
                     }
                     reply = helpers.onliner.reply() => self.answer(Some(reply)),
+                    reply = helpers.trimmer.reply() => self.answer(Some(reply)),
                     Some((request, reply)) = requests.recv() => {
                         // Who asked may have gone.
                         reply.send(self.tuner.serve(&request, self.boot_ms + self.now_ms())).ok();
@@ -328,6 +335,7 @@ impl Agent {
             }
             News::YieldMemory(request) => self.answer(helpers.yielder.begin(request)),
             News::SetOnlineCpus(request) => self.answer(helpers.onliner.begin(request)),
+            News::TrimStorage(request) => self.answer(helpers.trimmer.begin(request)),
             News::Lost => {
                 self.connected = false;
                 // Nobody waits for the reply, and the next bridge's request may have the same id. Nobody brings CPUs back.
@@ -405,14 +413,14 @@ async fn answer(socket: Option<&StatusSocket>, status: impl FnOnce() -> Status) 
 }
 
 /// Who speaks; empty where the guest does not say.
-pub(crate) fn hello(root: &Path, can_set_online: bool) -> Hello {
+pub(crate) fn hello(root: &Path, able: impl IntoIterator<Item = &'static str>) -> Hello {
     let line = |path| fs::read_to_string(root.join(path)).unwrap_or_default().trim().to_owned();
     Hello {
         protocol: SUPPORTED,
         agent: env!("CARGO_PKG_VERSION").into(),
         kernel: line("proc/sys/kernel/osrelease"),
         boot_id: line("proc/sys/kernel/random/boot_id"),
-        capabilities: CAPABILITIES.into_iter().chain(can_set_online.then_some(ONLINE_CPUS)).map(Into::into).collect(),
+        capabilities: CAPABILITIES.into_iter().chain(able).map(Into::into).collect(),
     }
 }
 

@@ -65,7 +65,7 @@ pub struct Reply {
     pub status: ReplyStatus,
     /// How much was really done, in the request's unit (bytes that are spare, CPUs online, bytes trimmed).
     pub amount: Amount,
-    /// Why it is not all of it.
+    /// Why it is not all of it; of storage, what each file system gave.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
 }

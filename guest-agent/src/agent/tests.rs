@@ -9,7 +9,7 @@ use tempfile::TempDir;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use vmtide_protocol::BridgeMessage;
-use vmtide_protocol::bridge::YieldMemory;
+use vmtide_protocol::bridge::{TrimStorage, YieldMemory};
 use vmtide_protocol::demand::{MemoryDemand, MemoryReason, Urgency};
 
 /// A configuration whose files nobody else uses.
@@ -319,4 +319,22 @@ async fn revert_asks_the_running_agent() {
     assert!(status.held.contains("swappiness") && status.tuned_files == 0, "{status:?}");
     agent.stop.send(()).unwrap();
     agent.task.await.unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_that_may_not_trim_does_not_say_that_it_can_and_says_why_when_asked() {
+    let bridge = FakeBridge::listen();
+    let _agent = run(&bridge);
+    let mut session = bridge.accept().await;
+    let AgentMessage::Hello(hello) = session.hears().await else { panic!("no hello") };
+    assert!(!hello.capabilities.iter().any(|name| name == "trim_storage"), "{:?}", hello.capabilities);
+    session.says(&welcome()).await;
+    session.says(&BridgeMessage::TrimStorage(TrimStorage { id: 7, deadline_ms: 60_000 })).await;
+    let reply = loop {
+        if let AgentMessage::Reply(reply) = session.hears().await {
+            break reply;
+        }
+    };
+    assert_eq!((reply.id, reply.status), (7, ReplyStatus::Refused));
+    assert!(reply.detail.unwrap().starts_with("cannot: the agent has no CAP_SYS_ADMIN"));
 }

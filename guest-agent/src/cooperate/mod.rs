@@ -6,6 +6,8 @@
 //!                    +--------> Yield (pure): what next -----+
 //!
 //! set_online_cpus -> Onliner: a CPU at a time -> Cpus (who needs which, note) --> reply: how many are online
+//!
+//! trim_storage -> Trimmer: one thread at a time, see [`trim`] --------------> reply: how much each file system gave back
 //! ```
 //!
 //! In: a request of the bridge. Out: its one reply, by the deadline. What is asked is never more than a wish: the guest keeps
@@ -13,10 +15,12 @@
 
 mod cpus;
 mod onliner;
+pub mod trim;
 mod yielder;
 mod yielding;
 
 pub use cpus::{CpuError, Cpus, FOLDER as CPUS};
 pub use onliner::Onliner;
+pub use trim::Trimmer;
 pub use yielder::{RECLAIM, Yielder};
 pub use yielding::{Next, Reading, Stop, Yield};

@@ -57,7 +57,7 @@ pub async fn gather(config: Result<Layered, ConfigError>, root: &Path) -> Facts 
         Port::NotTried(reason.to_owned())
     } else {
         // Nothing is to be asked of a session that ends at once. The boot is the agent's: the bridge keeps what it knows.
-        let hello = Hello { capabilities: Vec::new(), ..hello(root, false) };
+        let hello = Hello { capabilities: Vec::new(), ..hello(root, []) };
         Port::Tried(greet(&facts.bridge, &hello).await)
     };
     facts

@@ -30,7 +30,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, info, warn};
-use vmtide_protocol::bridge::{Allocation, Host, PauseTuning, SetOnlineCpus, Welcome, YieldMemory};
+use vmtide_protocol::bridge::{Allocation, Host, PauseTuning, SetOnlineCpus, TrimStorage, Welcome, YieldMemory};
 use vmtide_protocol::{AgentMessage, agent::Hello};
 
 /// The shortest wait before another attempt, before chance halves it.
@@ -57,6 +57,8 @@ pub enum News {
     YieldMemory(YieldMemory),
     /// A request to change how many CPUs are online.
     SetOnlineCpus(SetOnlineCpus),
+    /// A request to discard unused blocks.
+    TrimStorage(TrimStorage),
     /// The session ended.
     Lost,
 }

@@ -7,11 +7,9 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tracing::{trace, warn};
-use vmtide_protocol::agent::{Hello, Reply, ReplyStatus};
+use vmtide_protocol::agent::Hello;
 use vmtide_protocol::bridge::{RejectReason, Welcome};
-use vmtide_protocol::{
-    AgentMessage, Amount, BridgeMessage, DecodeError, FrameError, LineBuffer, SUPPORTED, decode, encode,
-};
+use vmtide_protocol::{AgentMessage, BridgeMessage, DecodeError, FrameError, LineBuffer, SUPPORTED, decode, encode};
 
 /// A bridge that takes no byte for this long is gone.
 const WRITE_PATIENCE: Duration = Duration::from_secs(10);
@@ -103,35 +101,20 @@ impl Session {
 
     /// Acts on a message of a session that runs.
     async fn take(&mut self, message: BridgeMessage, news: &mpsc::Sender<News>) -> Result<(), SessionError> {
-        let id = match message {
+        let news_of = match message {
             BridgeMessage::Reject(reject) => return Err(rejected(reject.reason, &reject.message)),
-            // The loop takes news whenever it waits; it goes away only together with the outbox.
-            BridgeMessage::Allocation(allocation) => {
-                news.send(News::Allocation(allocation)).await.ok();
-                return Ok(());
-            }
-            BridgeMessage::Host(host) => {
-                news.send(News::Host(host)).await.ok();
-                return Ok(());
-            }
-            BridgeMessage::PauseTuning(request) => {
-                news.send(News::PauseTuning(request)).await.ok();
-                return Ok(());
-            }
-            BridgeMessage::YieldMemory(request) => {
-                news.send(News::YieldMemory(request)).await.ok();
-                return Ok(());
-            }
-            BridgeMessage::SetOnlineCpus(request) => {
-                news.send(News::SetOnlineCpus(request)).await.ok();
-                return Ok(());
-            }
             // A session that runs begins no second time.
             BridgeMessage::Welcome(_) => return Ok(()),
-            BridgeMessage::TrimStorage(request) => request.id,
+            BridgeMessage::Allocation(allocation) => News::Allocation(allocation),
+            BridgeMessage::Host(host) => News::Host(host),
+            BridgeMessage::PauseTuning(request) => News::PauseTuning(request),
+            BridgeMessage::YieldMemory(request) => News::YieldMemory(request),
+            BridgeMessage::SetOnlineCpus(request) => News::SetOnlineCpus(request),
+            BridgeMessage::TrimStorage(request) => News::TrimStorage(request),
         };
-        let status = ReplyStatus::Unsupported;
-        self.send(AgentMessage::Reply(Reply { id, status, amount: Amount::from(0), detail: None })).await
+        // The loop takes news whenever it waits; it goes away only together with the outbox.
+        news.send(news_of).await.ok();
+        Ok(())
     }
 
     async fn send(&mut self, mut message: AgentMessage) -> Result<(), SessionError> {

@@ -1,6 +1,7 @@
 //! The control API from the other side: what `vmtide` and the lab use.
 
 use super::optimize::{Progress, Wish};
+use super::trims::Trim;
 use super::types::{Change, Refusal, Status, Vm};
 use crate::record::{Decision, Event};
 use http_body_util::{BodyExt, Full};
@@ -107,6 +108,14 @@ impl Client {
     pub async fn set(&self, vm: &str, change: Change) -> Result<Vm, Error> {
         let body = serde_json::to_string(&change).map_err(|error| self.broken(&error))?;
         self.request(Method::PATCH, &format!("/v1/vms/{}", escaped(vm)), Some(body)).await
+    }
+
+    /// Asks the guest of a VM to give unused blocks back; [`Self::vm`] tells how it goes.
+    ///
+    /// # Errors
+    /// [`Error`]; an unknown name, no agent, and somebody at it already are [`Error::Refused`].
+    pub async fn trim(&self, vm: &str) -> Result<Trim, Error> {
+        self.request(Method::POST, &format!("/v1/vms/{}/trim", escaped(vm)), None).await
     }
 
     /// Pauses or resumes the planning of one VM, or of all.

@@ -10,10 +10,12 @@
 pub mod client;
 pub mod optimize;
 pub mod server;
+pub mod trims;
 pub mod types;
 
 use crate::record::{Decision, Event};
 use optimize::{Progress, Wish};
+use trims::Trim;
 use types::{Change, Refusal, Status, Vm};
 
 /// What the API needs of the bridge.
@@ -49,6 +51,11 @@ pub trait Control {
     /// # Errors
     /// An unknown name.
     fn pause(&mut self, vm: Option<&str>, paused: bool) -> Result<(), Refusal>;
+    /// Asks the guest of a VM to give unused blocks back.
+    ///
+    /// # Errors
+    /// An unknown name, no agent there, or that somebody is at it already.
+    fn trim(&mut self, vm: &str) -> Result<Trim, Refusal>;
     /// Begins to optimize VMs for a while, or says what that would do now.
     ///
     /// # Errors

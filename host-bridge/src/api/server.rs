@@ -78,6 +78,7 @@ impl Server {
             .route("/v1/vms", get(async |State(calls): State<Calls>| ask(calls, |c| Ok(c.vms())).await))
             .route("/v1/vms/{name}", get(vm).patch(set))
             .route("/v1/vms/{name}/events", get(events_about))
+            .route("/v1/vms/{name}/trim", post(trim))
             .route("/v1/decisions", get(decisions))
             .route("/v1/optimize", post(optimize))
             .route("/v1/optimize/{id}", get(optimizing).delete(end_optimizing))
@@ -150,6 +151,10 @@ async fn set(
         Ok(Json(change)) => ask(calls, move |control| control.set(&name, change)).await,
         Err(rejection) => refuse(StatusCode::BAD_REQUEST, &rejection.body_text()),
     }
+}
+
+async fn trim(State(calls): State<Calls>, Asked(Path(name)): Asked<Path<String>>) -> Response {
+    ask(calls, move |control| control.trim(&name)).await
 }
 
 async fn optimize(State(calls): State<Calls>, wish: Result<Json<Wish>, JsonRejection>) -> Response {

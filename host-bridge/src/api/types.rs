@@ -1,5 +1,6 @@
 //! What the control API speaks; the server writes these, the client reads them.
 
+use super::trims::{Pool, Trim};
 use crate::guests::GuestSummary;
 use crate::hypervisor::Makeup;
 use crate::performance::Indices;
@@ -57,6 +58,9 @@ pub struct Status {
     /// How the recording goes; `None` when nothing is recorded.
     #[serde(default)]
     pub recording: Option<Health>,
+    /// The file systems that images are on.
+    #[serde(default)]
+    pub pools: Vec<Pool>,
     /// The performance index of all VMs over the last minute, weighted by their maximums.
     #[serde(default)]
     pub performance: Indices,
@@ -134,6 +138,9 @@ pub struct Vm {
     /// How fast its memory was seen to move.
     #[serde(default)]
     pub rates: Rates,
+    /// The last request to give unused blocks back.
+    #[serde(default)]
+    pub trim: Option<Trim>,
 }
 
 /// A VM's CPU time. Amounts are thousandths of a CPU.

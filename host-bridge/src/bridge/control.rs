@@ -4,6 +4,7 @@ use super::state::Bridge;
 use super::vm::{Hypervisor, Vm};
 use crate::api::Control;
 use crate::api::optimize::{Progress, Wish};
+use crate::api::trims::Trim;
 use crate::api::types::{self, Change, Refusal, Status};
 use crate::config::{Bytes, check_limits, check_reservations};
 use crate::plan::{Limits, Rule, Verdict};
@@ -53,6 +54,7 @@ impl Bridge {
             agent: self.guests.summary(number, self.now.ms),
             yields: vm.asking.summary(self.now.ms),
             rates: vm.history.rates(),
+            trim: self.trimming.last(number),
         }
     }
 
@@ -93,6 +95,7 @@ impl Control for Bridge {
             refused: self.refused,
             reload: self.reload.clone(),
             recording: self.recording.clone(),
+            pools: self.pools(),
             performance: self.host_indices(),
         }
     }
@@ -176,6 +179,10 @@ impl Control for Bridge {
         }
         self.want_plan(Duration::ZERO);
         Ok(())
+    }
+
+    fn trim(&mut self, name: &str) -> Result<Trim, Refusal> {
+        self.trim_by_hand(name)
     }
 
     fn optimize(&mut self, wish: &Wish) -> Result<Progress, Refusal> {

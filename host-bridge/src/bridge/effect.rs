@@ -1,7 +1,7 @@
 //! What comes out of the bridge's state: the shell does it, in order.
 
 use crate::plan::storage::Throttle;
-use vmtide_protocol::bridge::{Allocation, Host, SetOnlineCpus, YieldMemory};
+use vmtide_protocol::bridge::{Allocation, Host, SetOnlineCpus, TrimStorage, YieldMemory};
 
 /// What the shell is to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +57,13 @@ pub enum Effect {
         /// What is asked.
         request: SetOnlineCpus,
     },
+    /// Ask the guest of this VM to give unused blocks back.
+    Trim {
+        /// The VM.
+        vm: usize,
+        /// The request.
+        request: TrimStorage,
+    },
     /// Ask the hypervisor of this VM for one vCPU more or less.
     SetVcpus {
         /// The VM.
@@ -77,6 +84,7 @@ impl Effect {
             | Self::Yield { vm, .. }
             | Self::SetCpuTime { vm, .. }
             | Self::SetOnlineCpus { vm, .. }
+            | Self::Trim { vm, .. }
             | Self::SetVcpus { vm, .. } => Some(vm),
             Self::TellHost(_) => None,
         }

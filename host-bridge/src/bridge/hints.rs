@@ -21,6 +21,7 @@ impl Bridge {
             self.events.push(self.now.unix_ms, None, message);
         }
         self.plan_storage();
+        self.plan_trims();
         // Also while planning is paused: what a guest does about it takes nobody's memory.
         self.tell_host();
     }

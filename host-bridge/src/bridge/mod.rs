@@ -25,6 +25,7 @@ mod groups;
 mod hints;
 mod optimize;
 mod performance;
+mod pools;
 mod reaction;
 mod reload;
 mod shell;
@@ -32,6 +33,7 @@ mod state;
 mod storage;
 #[cfg(test)]
 mod tests;
+mod trim;
 mod vm;
 mod yielding;
 
@@ -46,6 +48,7 @@ use crate::guests::{Guests, ListenError};
 use crate::host::{Host, HostError};
 use crate::hypervisor::driver::{self, Driver};
 use groups::Groups;
+use pools::Pools;
 use shell::{Shell, start_recorder};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
@@ -103,7 +106,8 @@ pub async fn run(config: Config, path: PathBuf, mut host: Host) -> Result<(), Er
     let (sightings, mut from_drivers) = mpsc::channel(WAITING_INPUTS);
     let folder = config.control_socket.parent().unwrap_or(Path::new("/"));
     let groups = Groups::new(Path::new("/"), folder);
-    let mut shell = Shell { path, config, host, guests, groups, drivers: Vec::new(), sightings, recorder };
+    let mut shell =
+        Shell { path, config, host, guests, groups, pools: Pools::default(), drivers: Vec::new(), sightings, recorder };
     for vm in shell.config.vms.clone() {
         shell.drive(&vm);
     }
@@ -147,6 +151,9 @@ pub async fn run(config: Config, path: PathBuf, mut host: Host) -> Result<(), Er
                     bridge.on_group(vm, found);
                 }
                 bridge.on_cpu(cgroup::host_cpus(Path::new("/")).unwrap_or(0), &shell.groups.used(now.ms));
+                if let Some((looked_ms, images)) = shell.pools.tend(now.ms, || bridge.images()) {
+                    bridge.on_images(looked_ms, &images);
+                }
                 last_plan = tokio::time::Instant::now();
             }
             _ = hangup.recv() => {

@@ -104,6 +104,7 @@ impl Bridge {
         self.guests.remove(number);
         self.forget_cpu(number);
         self.storage.forget(number);
+        self.trimming.forget(number);
         let mut gone = Vm::new(self.vms[number].config.clone());
         gone.hypervisor = Hypervisor::Absent { before: false, detail: "no longer in the configuration".to_owned() };
         gone.removed = true;

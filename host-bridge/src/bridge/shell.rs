@@ -3,6 +3,7 @@
 use super::Error;
 use super::effect::Effect;
 use super::groups::Groups;
+use super::pools::Pools;
 use super::state::{Bridge, Now};
 use crate::config::{Config, RecordConfig, VmConfig};
 use crate::guests::Guests;
@@ -21,6 +22,7 @@ pub(super) struct Shell {
     pub host: Host,
     pub guests: Guests,
     pub groups: Groups,
+    pub pools: Pools,
     /// By the VMs' numbers; `None` for those that are gone.
     pub drivers: Vec<Option<Driver>>,
     pub sightings: mpsc::Sender<(usize, Sighting)>,
@@ -69,6 +71,11 @@ impl Shell {
                 Effect::SetOnlineCpus { vm, request } => {
                     if !self.guests.request(vm, BridgeMessage::SetOnlineCpus(request)) {
                         bridge.on_request_unsent(vm);
+                    }
+                }
+                Effect::Trim { vm, request } => {
+                    if !self.guests.request(vm, BridgeMessage::TrimStorage(request)) {
+                        bridge.on_trim_lost(vm);
                     }
                 }
                 Effect::SetVcpus { vm, vcpus } => {

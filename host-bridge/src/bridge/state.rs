@@ -5,6 +5,7 @@ use super::effect::Effect;
 use super::optimize::Lease;
 use super::reaction::{Reactions, Waiting};
 use super::storage::Storage;
+use super::trim::Trimming;
 use super::vm::{Hypervisor, Vm, moved};
 use crate::api::types::Reload;
 use crate::config::{Bytes, Config};
@@ -57,6 +58,7 @@ pub struct Bridge {
     pub(super) refused: u64,
     pub(super) shortage: Shortage,
     pub(super) storage: Storage,
+    pub(super) trimming: Trimming,
     /// What the guests know of it.
     pub(super) told: Host,
     pub(super) cpu: CpuBoard,
@@ -93,6 +95,7 @@ impl Bridge {
             refused: 0,
             shortage: Shortage::default(),
             storage: Storage::new(config.vms.len()),
+            trimming: Trimming::default(),
             told: Host::default(),
             cpu: CpuBoard::new(config.vms.len()),
             reload: None,
@@ -288,6 +291,7 @@ impl Bridge {
         if gone {
             self.guests.forget(number);
             self.forget_cpu(number);
+            self.trimming.forget(number);
             self.effects.push(Effect::ForgetAllocation { vm: number });
             self.note(number, format!("it is gone: {freed} return to the pool"));
         }
@@ -336,6 +340,7 @@ impl Bridge {
             GuestEvent::Connected(hello) => {
                 self.vms[number].asking.on_session();
                 self.on_cpu_session(number);
+                self.on_trim_lost(number);
                 self.remember(number, format!("its agent {} reports, on Linux {}", hello.agent, hello.kernel));
             }
             GuestEvent::Demand { demand, urgent, .. } => {
@@ -354,7 +359,7 @@ impl Bridge {
                 }
             }
             GuestEvent::Reply(reply) => {
-                if !self.on_online_reply(number, reply) {
+                if !self.on_online_reply(number, reply) && !self.on_trim_reply(number, reply) {
                     self.on_reply(number, reply);
                 }
             }
@@ -362,7 +367,10 @@ impl Bridge {
                 let what = if *event == EventKind::Tuning { "tuning in its guest" } else { "its guest says" };
                 self.remember(number, format!("{what}: {message}"));
             }
-            GuestEvent::Disconnected { end, .. } => self.remember(number, format!("its agent's session ended: {end}")),
+            GuestEvent::Disconnected { end, .. } => {
+                self.remember(number, format!("its agent's session ended: {end}"));
+                self.on_trim_lost(number);
+            }
             GuestEvent::Refused(_) => self.refused += 1,
         }
     }

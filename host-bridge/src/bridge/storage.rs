@@ -8,6 +8,7 @@ use crate::hypervisor::{Error, Held, IoSeen};
 use crate::plan::Millis;
 use crate::plan::storage::{IoPlanner, IoRule, IoUse, IoVerdict, IoView, Throttle};
 use std::collections::VecDeque;
+use std::path::PathBuf;
 
 /// How far back a rate looks.
 const WINDOW_MS: Millis = 3_000;
@@ -62,6 +63,11 @@ impl Disks {
         while self.seen.get(1).is_some_and(|(at, _)| at.saturating_add(WINDOW_MS) <= now_ms) {
             self.seen.pop_front();
         }
+    }
+
+    /// The images that are files, as last seen.
+    pub(super) fn images(&self) -> &[PathBuf] {
+        self.seen.back().map_or(&[], |(_, seen)| &seen.images)
     }
 
     pub(super) fn done(&self, now_ms: Millis) -> IoUse {

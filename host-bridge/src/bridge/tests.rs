@@ -493,4 +493,5 @@ mod performance;
 mod rates;
 mod reload;
 mod storage;
+mod trim;
 mod yielding;

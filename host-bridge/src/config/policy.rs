@@ -11,6 +11,8 @@ use std::collections::BTreeMap;
 
 /// The longest time in the policy: an hour.
 const LONGEST_MS: u64 = 3_600_000;
+/// The same where it is told in hours: four weeks.
+const LONGEST_HOURS: u64 = 672;
 /// The most CPU time in the policy: that of a thousand CPUs.
 const MOST_MILLICPUS: u64 = 1_000_000;
 
@@ -60,9 +62,13 @@ pub(super) fn agree(policy: &Policy) -> Result<(), (&'static str, String)> {
     for (key, clear, short) in [
         ("policy.cpu_clear_permille", policy.cpu_clear_permille, policy.cpu_short_permille),
         ("policy.io_clear_permille", policy.io_clear_permille, policy.io_short_permille),
+        // The other way round: room is short when there is less of it.
+        ("policy.trim_low_permille", policy.trim_low_permille, policy.trim_clear_permille),
     ] {
         if clear > short {
-            let upper = key.replace("policy.", "").replace("clear", "short");
+            let upper = key.replace("policy.", "");
+            let upper =
+                if upper.starts_with("trim") { upper.replace("low", "clear") } else { upper.replace("clear", "short") };
             return Err((key, format!("{clear} is more than {upper} ({short}); allowed is up to that")));
         }
     }
@@ -95,6 +101,7 @@ fn number(key: &str, found: &Value) -> Result<u64, String> {
             Some("permille") => (1000, "thousandths"),
             // At 100 an idle byte would cost without bound.
             Some("percent") => (99, "percent"),
+            Some("hours") => (LONGEST_HOURS, "hours"),
             Some("millicpus") => (MOST_MILLICPUS, "thousandths of a CPU"),
             _ => (LONGEST_MS, "milliseconds"),
         };
@@ -160,7 +167,7 @@ mod tests {
     fn every_key_ends_in_a_unit() {
         let numbers = serde_json::to_value(Policy::default()).unwrap();
         for key in numbers.as_object().unwrap().keys() {
-            let units = ["_permille", "_percent", "_ms", "_bytes", "_bytes_per_s", "_millicpus"];
+            let units = ["_permille", "_percent", "_ms", "_bytes", "_bytes_per_s", "_millicpus", "_hours"];
             let has_unit = units.iter().any(|u| key.ends_with(u));
             assert!(has_unit, "{key}");
         }

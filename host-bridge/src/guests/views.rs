@@ -154,6 +154,11 @@ impl Views {
         }
     }
 
+    /// Whether a VM's agent has a session.
+    pub fn is_connected(&self, vm: VmIndex) -> bool {
+        self.views[vm].connected_ms.is_some()
+    }
+
     /// Whether a VM's agent has a session and can do what this name means.
     pub fn can(&self, vm: VmIndex, capability: &str) -> bool {
         let view = &self.views[vm];

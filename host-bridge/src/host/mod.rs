@@ -12,6 +12,7 @@
 mod cpu;
 mod memory;
 pub mod monitor;
+pub mod pools;
 mod pressure;
 
 use crate::plan::{HostLoad, HostView, MIB, Millis};

@@ -53,6 +53,7 @@ mod shortage;
 pub mod stability;
 mod standing;
 pub mod storage;
+pub mod trim;
 
 pub use activity::{IdleAges, IdleTax, active_bytes};
 pub use planner::{Planner, Planning, UnknownPlanner};

@@ -87,6 +87,17 @@ pub struct Policy {
     pub io_latency_ms: Millis,
     /// No VM's disks are held to less than this, bytes per second; an operation counts like 16 KiB.
     pub io_floor_bytes_per_s: u64,
+
+    /// Guests are asked for unused blocks when less than this is free where their images are, thousandths.
+    pub trim_low_permille: u32,
+    /// They are not asked any more from this on.
+    pub trim_clear_permille: u32,
+    /// A guest is quiet while its disks take less, bytes per second; an operation counts like 16 KiB.
+    pub trim_quiet_bytes_per_s: u64,
+    /// How long it has to be quiet before it is asked, milliseconds.
+    pub trim_quiet_ms: Millis,
+    /// How long a guest is not asked again, hours.
+    pub trim_again_hours: u64,
 }
 
 impl Default for Policy {
@@ -126,6 +137,11 @@ impl Default for Policy {
             vmm_room_millicpus: 250,
             io_latency_ms: 20,
             io_floor_bytes_per_s: MIB,
+            trim_low_permille: 150,
+            trim_clear_permille: 200,
+            trim_quiet_bytes_per_s: MIB,
+            trim_quiet_ms: 30_000,
+            trim_again_hours: 6,
         }
     }
 }

@@ -30,8 +30,21 @@ const AT_BOOT: [&str; 11] = [
 ///
 /// The compressors that zram takes are modules of the crypto API in 6.1 (`lzo_rle`, its default, and `zstd`) and
 /// libraries in 6.12; in the order given here they load on both.
-const ON_DEMAND: [&str; 8] =
-    ["vsock_loopback", "zsmalloc", "lz4_compress", "lz4hc_compress", "lzo_rle", "zstd_compress", "zstd", "zram"];
+const ON_DEMAND: [&str; 13] = [
+    "vsock_loopback",
+    "zsmalloc",
+    "lz4_compress",
+    "lz4hc_compress",
+    "lzo_rle",
+    "zstd_compress",
+    "zstd",
+    "zram",
+    "crc32c_generic",
+    "crc16",
+    "mbcache",
+    "jbd2",
+    "ext4",
+];
 
 const PROGRAMS: [&str; 3] = ["vmtide-guest", "vmtide-agent", "vmtide-load"];
 

@@ -10,6 +10,7 @@ mod optimize;
 #[path = "../../../../packaging/pages.rs"]
 mod pages;
 mod show;
+mod trim;
 
 use clap::{Args, Parser, Subcommand};
 use serde::Serialize;
@@ -75,6 +76,11 @@ enum Command {
     Host(host::Host),
     /// Plan for some VMs for a while, paused or not, and tell their performance index before and after.
     Optimize(optimize::Optimize),
+    /// Have a VM's guest give unused blocks of its file systems back, and tell what came of it.
+    Trim {
+        /// Its name.
+        vm: String,
+    },
     /// What happened.
     Events {
         /// Wait for more, also while the bridge restarts.
@@ -193,6 +199,7 @@ async fn run(cli: &Cli) -> Result<(), Failure> {
         Command::Resume(OneOrAll { vm }) => pause(&client, &mut out, cli.json, vm.as_deref(), false).await,
         Command::Host(host) => host.run(&mut out, cli.json).await,
         Command::Optimize(optimize) => optimize.run(&client, &mut out, cli.json).await,
+        Command::Trim { vm } => trim::run(&client, vm, &mut out, cli.json).await,
         Command::Events { follow: true } => follow(&client, &mut out, cli.json).await,
         Command::Events { follow: false } => {
             for event in client.events(0).await? {

@@ -1,7 +1,9 @@
 //! Answers of the control API for a person's eyes.
 
+use super::trim;
 use std::fmt::Write;
 use std::time::{Duration, SystemTime};
+use vmtide_bridge::api::trims::Pool;
 use vmtide_bridge::api::types::{Cpu, Reload, Status, Vm, VmState};
 use vmtide_bridge::config::{Bytes, Millicpus};
 use vmtide_bridge::guests::GuestSummary;
@@ -61,7 +63,15 @@ pub(crate) fn status(status: &Status) -> String {
         status.decisions,
         performance(&status.performance),
         status.recording.as_ref().map_or_else(|| "off".to_owned(), recording),
-    ) + &status.reload.as_ref().map(configuration).unwrap_or_default()
+    ) + &status.pools.iter().map(pool).collect::<String>()
+        + &status.reload.as_ref().map(configuration).unwrap_or_default()
+}
+
+/// How much room is left on a file system that images are on.
+fn pool(pool: &Pool) -> String {
+    let low = if pool.is_low { ", LOW: quiet guests are asked for unused blocks" } else { "" };
+    let (free, total) = (Bytes(pool.space.available_bytes), Bytes(pool.space.total_bytes));
+    format!("images     {free} of {total} free where {} is, for {}{low}\n", pool.path, pool.vms.join(", "))
 }
 
 /// What is recorded, or why nothing is.
@@ -134,7 +144,7 @@ pub(crate) fn list(vms: &[Vm]) -> String {
 
 pub(crate) fn explain(vm: &Vm, decisions: &[Decision], events: &[Event]) -> String {
     let mut text = format!(
-        "{} is {}, has {} (asked for: {}), limits {}.\n{}{}\n{}\n{}\nP = R / T over the last minute: {}.\n{}{}",
+        "{} is {}, has {} (asked for: {}), limits {}.\n{}{}\n{}\n{}\nP = R / T over the last minute: {}.\n{}{}{}",
         vm.name,
         state(vm),
         Bytes(vm.allocation_bytes),
@@ -147,6 +157,10 @@ pub(crate) fn explain(vm: &Vm, decisions: &[Decision], events: &[Event]) -> Stri
         performance(&vm.performance),
         yields(&vm.yields),
         rates(&vm.rates),
+        vm.trim
+            .as_ref()
+            .map(|trim| format!("Asked for unused blocks {}: {}.\n", time(trim.at_unix_ms), trim::words(trim)))
+            .unwrap_or_default(),
     );
     if decisions.is_empty() {
         text.push_str("\nNo decision about it so far.\n");
