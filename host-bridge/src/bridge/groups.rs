@@ -1,5 +1,6 @@
 //! The shell around the VMs' cgroups: which process is which VM, what it used, and what its group was given.
 
+use super::cpu::CpuUse;
 use crate::cgroup::{Error, Group};
 use crate::hypervisor::Process;
 use crate::hypervisor::driver::Sighting;
@@ -8,6 +9,13 @@ use std::path::{Path, PathBuf};
 
 /// How often a group is looked for that is not there, or not the VM's alone: it may be made after the VM.
 const RETRY_MS: Millis = 5_000;
+
+/// What a process used of the host's CPUs, and how long it waited for them, milliseconds.
+#[derive(Clone, Copy, Debug)]
+struct CpuTime {
+    used: u64,
+    waited: Option<u64>,
+}
 
 /// All VMs' groups.
 #[derive(Debug)]
@@ -22,8 +30,8 @@ struct Seat {
     process: Option<Process>,
     group: Option<Group>,
     tried_ms: Option<Millis>,
-    /// When its CPU time was read last, and what it was, milliseconds.
-    last: Option<(Millis, u64)>,
+    /// When its CPU time was read last, and what it was.
+    last: Option<(Millis, CpuTime)>,
 }
 
 impl Groups {
@@ -77,13 +85,16 @@ impl Groups {
         self.seats.iter_mut().enumerate().filter_map(look).collect()
     }
 
-    /// What each VM's process used since the last call, thousandths of a CPU; `None` until there are two readings.
-    pub(super) fn used(&mut self, now_ms: Millis) -> Vec<Option<u64>> {
+    /// What each VM's process used, and waited, since the last call; `None` until there are two readings.
+    pub(super) fn used(&mut self, now_ms: Millis) -> Vec<Option<CpuUse>> {
         let used = |seat: &mut Seat| {
-            let cpu_ms = seat.process?.cpu_ms()?;
-            let (last_ms, last_cpu_ms) = seat.last.replace((now_ms, cpu_ms))?;
+            let process = seat.process?;
+            let now = CpuTime { used: process.cpu_ms()?, waited: process.waited_ms() };
+            let (last_ms, last) = seat.last.replace((now_ms, now))?;
             let elapsed_ms = now_ms.saturating_sub(last_ms).max(1);
-            Some(cpu_ms.saturating_sub(last_cpu_ms).saturating_mul(1000) / elapsed_ms)
+            let millicpus = |now: u64, last: u64| now.saturating_sub(last).saturating_mul(1000) / elapsed_ms;
+            let waited_millicpus = now.waited.zip(last.waited).map(|(now, last)| millicpus(now, last));
+            Some(CpuUse { used_millicpus: millicpus(now.used, last.used), waited_millicpus })
         };
         self.seats.iter_mut().map(used).collect()
     }

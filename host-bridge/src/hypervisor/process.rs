@@ -41,6 +41,15 @@ impl Process {
         (stat.starttime == self.started).then(|| ticks.saturating_mul(1000) / procfs::ticks_per_second())
     }
 
+    /// How long its threads were ready to run and waited for a CPU since they began, milliseconds
+    /// (`/proc/PID/task/TID/schedstat`, Documentation/scheduler/sched-stats.rst); `None` when the kernel does not tell. A thread
+    /// that ended takes its time along.
+    pub fn waited_ms(self) -> Option<u64> {
+        let tasks = procfs::process::Process::new(self.pid).and_then(|process| process.tasks()).ok()?;
+        let mut waited = tasks.flatten().map(|task| Some(task.schedstat().ok()?.run_delay / 1_000_000));
+        waited.try_fold(0, |sum: u64, waited| Some(sum.saturating_add(waited?)))
+    }
+
     fn read(pid: i32) -> Result<Option<Self>, ProcError> {
         match procfs::process::Process::new(pid).and_then(|process| process.stat()) {
             // A zombie holds no memory.

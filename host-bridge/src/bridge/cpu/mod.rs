@@ -30,6 +30,15 @@ const DEADLINE_MS: u64 = 3_000;
 /// An answer that is later than this is none.
 const LOST_MS: Millis = DEADLINE_MS + 2_000;
 
+/// What a VM's process did on the host's CPUs lately, thousandths of a CPU.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CpuUse {
+    /// It ran.
+    pub used_millicpus: u64,
+    /// Its threads were ready to run and waited; `None` where the kernel does not tell.
+    pub waited_millicpus: Option<u64>,
+}
+
 /// All VMs' CPU time.
 #[derive(Debug)]
 pub(super) struct CpuBoard {
@@ -55,10 +64,11 @@ impl CpuBoard {
 
 impl Bridge {
     /// Takes in how many CPUs the host has online and what each VM's process used of them lately, and plans.
-    pub fn on_cpu(&mut self, host_cpus: u32, used_millicpus: &[Option<u64>]) {
+    pub fn on_cpu(&mut self, host_cpus: u32, used: &[Option<CpuUse>]) {
         self.cpu.host_cpus = host_cpus;
-        for (seat, used) in self.cpu.seats.iter_mut().zip(used_millicpus) {
-            seat.used_millicpus = *used;
+        for (seat, used) in self.cpu.seats.iter_mut().zip(used) {
+            seat.used_millicpus = used.map(|used| used.used_millicpus);
+            seat.waited_millicpus = used.and_then(|used| used.waited_millicpus);
         }
         self.plan_cpu();
     }
@@ -161,7 +171,13 @@ impl Bridge {
             if seat.group.is_some() && seat.set != Some(wanted) {
                 let before = seat.set.replace(wanted);
                 self.effects.push(Effect::SetCpuTime { vm: number, shares: wanted.0, quota_millicpus: wanted.1 });
-                self.note(number, words::cpu_time(wanted, before));
+                let shares = views[number].limits.shares;
+                // A correction goes on in small steps: its begin and its end are news.
+                let is_news =
+                    |before: (u32, Option<u64>)| before.1 != wanted.1 || (before.0 == shares) != (wanted.0 == shares);
+                if before.is_none_or(is_news) {
+                    self.note(number, words::cpu_time(wanted, shares, before));
+                }
             }
             if let Some(cpus) = verdict.online {
                 self.cpu.last_id += 1;
@@ -200,9 +216,10 @@ impl Bridge {
             demand,
             // Without a VM nothing is wanted.
             used_millicpus: if is_there { seat.used_millicpus } else { Some(0) },
+            waited_millicpus: seat.waited_millicpus.filter(|_| is_there),
             online: seat.online.filter(|_| self.guests.can(number, SET_ONLINE)),
             vcpus: seat.vcpus_at(self.now.ms),
-            is_ready: is_there && !vm.paused && seat.asked.is_none() && !seat.is_plugging,
+            is_ready: is_there && seat.asked.is_none() && !seat.is_plugging,
             least_online,
             most_online,
         }

@@ -2,15 +2,21 @@
 
 use crate::config::Millicpus;
 use crate::plan::cpu::{CpuRule, CpuVerdict, CpuView};
+use std::cmp::Ordering;
 
 /// What a group was given.
-pub(super) fn cpu_time((shares, quota): (u32, Option<u64>), before: Option<(u32, Option<u64>)>) -> String {
+pub(super) fn cpu_time((weight, quota): (u32, Option<u64>), shares: u32, before: Option<(u32, Option<u64>)>) -> String {
     let quota = match (quota, before.and_then(|(_, quota)| quota)) {
         (Some(quota), _) => format!("a quota of {} CPUs, room for the VMM's threads included", Millicpus(quota)),
         (None, Some(_)) => "no quota any more".to_owned(),
         (None, None) => "no quota".to_owned(),
     };
-    format!("CPU: weight of {shares} shares, {quota}")
+    let corrected = match weight.cmp(&shares) {
+        Ordering::Equal => String::new(),
+        Ordering::Less => format!(" in place of its {shares}, and following, as it gets more than they say"),
+        Ordering::Greater => format!(" in place of its {shares}, and following, as it gets less than they say"),
+    };
+    format!("CPU: weight of {weight} shares{corrected}, {quota}")
 }
 
 /// Why vCPUs change.

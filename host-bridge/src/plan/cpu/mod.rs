@@ -1,7 +1,7 @@
 //! CPU time: views of all VMs in, what each is entitled to and one change of its levers out. Pure, integers only.
 //!
 //! ```text
-//!  CpuView, CpuHost --> shares ------> weight  always the shares                            fast
+//!  CpuView, CpuHost --> shares ------> weight  the shares, corrected                        fast
 //!  (need, use, CPUs)    what each VM   quota   an operator's maximum, or a VM that is held  fast
 //!                       is entitled    online  fewer while the host is short, back when     medium
 //!                       to             |       the need lasts
@@ -9,7 +9,8 @@
 //!                                      `-- pace: how long each has to last, what waits
 //! ```
 //!
-//! **Weights** share CPU time by themselves, work-conserving; so a quota comes only where an operator set a maximum, or
+//! **Weights** share CPU time by themselves, work-conserving, and follow what each got where a few tasks on a few CPUs come out
+//! beside them (`weight`); so a quota comes only where an operator set a maximum, or
 //! where somebody keeps getting more than its part while another lacks: few tasks on few CPUs do not divide as weights say,
 //! and a minimum is more than the shares give. A quota is never the number itself: the room that [`Policy`] names is for the
 //! VMM's own threads, which share the group with the vCPUs and stall all of the VM's I/O when the vCPUs used the quota up.
@@ -23,6 +24,7 @@
 
 mod pace;
 mod shares;
+mod weight;
 
 pub use pace::CpuPlanner;
 
@@ -61,6 +63,8 @@ pub struct CpuView {
     pub demand: Option<CpuDemand>,
     /// What its process used of the host's CPUs lately, the VMM's threads included; `None` where nobody knows.
     pub used_millicpus: Option<u64>,
+    /// How long its process's threads were ready to run and waited for one of the host's CPUs lately, likewise.
+    pub waited_millicpus: Option<u64>,
     /// vCPUs that its guest runs on; `None` where it cannot say, or cannot change it.
     pub online: Option<u32>,
     /// Its vCPUs as the hypervisor has them; `None` where it does not say.
@@ -136,7 +140,7 @@ pub struct CpuVerdict {
     pub wanted_millicpus: u64,
     /// What the shares of all leave it.
     pub entitled_millicpus: u64,
-    /// Its weight, as shares.
+    /// Its weight, as shares: its own, corrected while it contends.
     pub weight_shares: u32,
     /// The most that its group may use, room for the VMM's threads included; `None`: no quota.
     pub quota_millicpus: Option<u64>,

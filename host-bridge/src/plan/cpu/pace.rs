@@ -1,6 +1,7 @@
 //! What is done now about what each VM is entitled to, and what has to last first.
 
 use super::shares::{Claim, entitled};
+use super::weight::{Contender, Factor, contends, follow};
 use super::{CPU, CpuHost, CpuPlan, CpuRule, CpuVerdict, CpuView, quota_millicpus};
 use crate::plan::{Millis, Policy, Urgency};
 
@@ -10,7 +11,7 @@ const DEAD_BAND_PERMILLE: u64 = 100;
 const CALM_MS: Millis = 10_000;
 
 /// Plans, and remembers what lasts since when. The same sequence of views and times gives the same plans.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct CpuPlanner {
     seats: Vec<Seat>,
     /// Since when everything fits.
@@ -29,6 +30,7 @@ struct Seat {
     lowered_ms: Option<Millis>,
     over_since: Option<Millis>,
     held_millicpus: Option<u64>,
+    factor: Factor,
 }
 
 /// One VM in this plan.
@@ -49,6 +51,13 @@ impl Case<'_> {
     fn lacks(&self) -> bool {
         let band = self.entitled * DEAD_BAND_PERMILLE / 1000 + CPU / 10;
         self.view.demand.is_some() && self.view.used_millicpus.is_some_and(|used| used + band < self.entitled)
+    }
+
+    /// What it got beside others that want more, too, and wait.
+    fn contender(&self) -> Option<Contender> {
+        let (used, waited) = (self.view.used_millicpus?, self.view.waited_millicpus?);
+        let is_one = self.is_saturated() && contends(self.entitled, waited);
+        is_one.then_some(Contender { shares: self.view.limits.shares, entitled: self.entitled, used })
     }
 
     fn is_over(&self) -> bool {
@@ -75,6 +84,14 @@ impl CpuPlanner {
             .zip(claims.iter().zip(shares))
             .map(|(view, (claim, entitled))| case(view, host, claim.want, entitled))
             .collect();
+        for (case, seat) in cases.iter().zip(&mut self.seats) {
+            if !is_contended || !case.is_saturated() {
+                seat.factor = Factor::default();
+            }
+        }
+        let contenders = cases.iter().zip(&mut self.seats);
+        let contenders = contenders.filter_map(|(case, seat)| Some((&mut seat.factor, case.contender()?)));
+        follow(&mut contenders.collect::<Vec<_>>());
         let lacking = cases.iter().filter(|case| case.lacks()).count();
         let mut verdicts = Vec::with_capacity(vms.len());
         for (case, seat) in cases.iter().zip(&mut self.seats) {
@@ -134,7 +151,7 @@ impl Seat {
         CpuVerdict {
             wanted_millicpus: case.wanted,
             entitled_millicpus: case.entitled,
-            weight_shares: limits.shares,
+            weight_shares: self.factor.weight(limits.shares),
             quota_millicpus: limit.map(|limit| quota_millicpus(limit, policy)),
             online,
             plugged,
