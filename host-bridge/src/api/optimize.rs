@@ -57,13 +57,14 @@ pub struct Optimized {
 /// One change.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Taken {
-    /// The decision's number; 0 of a dry run.
+    /// The decision's number; 0 of a dry run. CPU time and disks have numbers of their own.
     pub id: u64,
     /// When, in milliseconds since 1970.
     pub at_unix_ms: u64,
     /// Of what.
     pub resource: Resource,
-    /// The unit of the next two.
+    /// The unit of the next two: `bytes`; `shares` (a weight), `millicpus` (a quota), `vcpus_online`, `vcpus`; `bytes_per_s`. A
+    /// quota or a rate of 0 is none.
     pub unit: String,
     /// What it was.
     pub from: u64,
@@ -71,6 +72,6 @@ pub struct Taken {
     pub to: u64,
     /// What was seen, which rule, what was asked and what came of it, in sentences.
     pub reason: String,
-    /// What came of it; `None`: it was not asked.
+    /// What came of it; `None`: it was not asked, or its lever tells by events of the VM.
     pub outcome: Option<Outcome>,
 }

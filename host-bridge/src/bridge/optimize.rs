@@ -15,10 +15,11 @@ use crate::api::types::Refusal;
 use crate::performance::{Account, Each, Indices, KEPT_MS, Resource};
 use crate::plan::{Millis, Plan, VmView};
 use crate::record::{DECISIONS_KEPT, Decision, sentence, standing};
+use std::collections::VecDeque;
 use std::time::Duration;
 
-/// What this bridge can move.
-const LEVERS: [Resource; 1] = [Resource::Memory];
+/// Changes of CPU time and disks have numbers from here on; those of memory are decisions and have theirs.
+const FIRST_CHANGE: u64 = 1 << 40;
 /// A shorter window before says too little.
 const SHORTEST_BEFORE_MS: u64 = 10_000;
 
@@ -33,6 +34,8 @@ pub(super) struct Lease {
     /// The last decision before it.
     first_decision: u64,
     vms: Vec<Leased>,
+    /// How many changes of CPU time and disks there were.
+    changes: u64,
     /// When and why it ended, and what had come of it by then.
     over: Option<(Millis, String)>,
 }
@@ -43,6 +46,8 @@ struct Leased {
     was_paused: bool,
     before: Indices,
     accounts: Each<Account>,
+    /// The last changes of its CPU time and its disks.
+    changes: VecDeque<Taken>,
     /// As of its end.
     summary: Option<(Indices, Vec<Taken>)>,
 }
@@ -51,12 +56,57 @@ impl Lease {
     fn is_live(&self) -> bool {
         self.over.is_none()
     }
+
+    fn has(&self, number: usize) -> bool {
+        self.is_live() && self.vms.iter().any(|vm| vm.number == number)
+    }
+}
+
+/// A change of CPU time or disks; 0 is no quota and no throttle.
+pub(super) struct Moved {
+    pub(super) resource: Resource,
+    pub(super) unit: &'static str,
+    pub(super) from: u64,
+    pub(super) to: u64,
+    pub(super) reason: String,
+}
+
+impl Moved {
+    fn taken(self, id: u64, at_unix_ms: u64) -> Taken {
+        let Self { resource, unit, from, to, reason } = self;
+        Taken { id, at_unix_ms, resource, unit: unit.to_owned(), from, to, reason, outcome: None }
+    }
 }
 
 impl Bridge {
-    /// Whether nothing is asked of a VM now because an operator paused it.
+    /// Whether no memory is moved of a VM now because an operator paused it.
     pub(super) fn is_paused(&self, number: usize) -> bool {
-        (self.paused || self.vms[number].paused) && !self.is_leased(number)
+        self.is_paused_of(number, Resource::Memory)
+    }
+
+    /// Whether nothing is asked of a VM in this resource now because an operator paused it.
+    pub(super) fn is_paused_of(&self, number: usize, resource: Resource) -> bool {
+        let is_leased =
+            self.lease.as_ref().is_some_and(|lease| lease.resources.contains(&resource) && lease.has(number));
+        (self.paused || self.vms[number].paused) && !is_leased
+    }
+
+    /// Takes in what was just asked for a VM, if that is being optimized.
+    pub(super) fn lease_change(&mut self, number: usize, moved: Moved) {
+        let at_unix_ms = self.now.unix_ms;
+        let Some(lease) = self.lease.as_mut().filter(|lease| lease.resources.contains(&moved.resource)) else { return };
+        if !lease.has(number) {
+            return;
+        }
+        let id = FIRST_CHANGE + lease.changes;
+        lease.changes += 1;
+        let vm = lease.vms.iter_mut().find(|vm| vm.number == number);
+        if let Some(Leased { changes, .. }) = vm {
+            changes.push_back(moved.taken(id, at_unix_ms));
+            if changes.len() > DECISIONS_KEPT {
+                changes.pop_front();
+            }
+        }
     }
 
     /// Whether there is nobody to plan for.
@@ -65,8 +115,7 @@ impl Bridge {
     }
 
     fn is_leased(&self, number: usize) -> bool {
-        let lease = self.lease.as_ref().filter(|lease| lease.is_live() && lease.resources.contains(&Resource::Memory));
-        lease.is_some_and(|lease| lease.vms.iter().any(|vm| vm.number == number))
+        self.lease.as_ref().is_some_and(|lease| lease.has(number))
     }
 
     /// Begins a lease, or says what one would do now.
@@ -100,7 +149,7 @@ impl Bridge {
             let each = meter.since(&meter.before(self.now.ms, before_ms));
             let was_paused = self.paused || self.vms[number].paused;
             let before = Indices::of(each, &wish.resources);
-            Leased { number, was_paused, before, accounts: meter.now(), summary: None }
+            Leased { number, was_paused, before, accounts: meter.now(), changes: VecDeque::new(), summary: None }
         };
         let vms: Vec<Leased> = numbers.iter().copied().map(leased).collect();
         self.leases += 1;
@@ -112,13 +161,14 @@ impl Bridge {
             asked_ms: self.now.ms,
             first_decision: self.decisions,
             vms,
+            changes: 0,
             over: None,
         };
         let progress_of = lease.id;
         self.lease = Some(lease);
         for number in numbers {
             self.note(number, format!("is optimized for {} s", wish.duration_ms / 1000));
-            if self.is_leased(number) && (self.paused || self.vms[number].paused) {
+            if wish.resources.contains(&Resource::Memory) && (self.paused || self.vms[number].paused) {
                 // Nothing was asked for a while: nothing is assumed.
                 self.resume(number);
             }
@@ -150,7 +200,7 @@ impl Bridge {
             id,
             over: lease.over.as_ref().map(|(_, why)| why.clone()),
             elapsed_ms: ended_ms.saturating_sub(lease.began_ms),
-            measured_only: measured_only(&lease.resources),
+            measured_only: self.measured_only(&lease.resources, lease.vms.iter().map(|vm| vm.number)),
             vms: lease.vms.iter().map(optimized).collect(),
         })
     }
@@ -202,7 +252,10 @@ impl Bridge {
         let since = decisions.iter().filter(|decision| decision.id > lease.first_decision);
         // What was moved by other rules than the lease's is no change of its.
         let is_moved = lease.resources.contains(&Resource::Memory);
-        (after, since.filter(|_| is_moved).map(taken).collect())
+        let mut changes: Vec<Taken> = since.filter(|_| is_moved).map(taken).collect();
+        changes.extend(vm.changes.iter().cloned());
+        changes.sort_by_key(|change| change.at_unix_ms);
+        (after, changes)
     }
 
     /// What a lease would do at this moment; changes nothing.
@@ -210,6 +263,17 @@ impl Bridge {
         let (planned, views, plan) = self.would_plan(|number| {
             self.is_paused(number) && !(numbers.contains(&number) && wish.resources.contains(&Resource::Memory))
         });
+        let is_open = |number: usize, resource: Resource| {
+            numbers.contains(&number) && wish.resources.contains(&resource) || !self.is_paused_of(number, resource)
+        };
+        let wanted = |resource: Resource| wish.resources.contains(&resource);
+        let cpu = if wanted(Resource::Cpu) {
+            self.would_move_cpu(|number| !is_open(number, Resource::Cpu))
+        } else {
+            Vec::new()
+        };
+        let io =
+            if wanted(Resource::Io) { self.would_hold(|number| !is_open(number, Resource::Io)) } else { Vec::new() };
         let change = |number: usize| {
             let at = planned.iter().position(|planned| *planned == number)?;
             let (verdict, view): (_, &VmView) = (plan.verdicts.get(at)?, views.get(at)?);
@@ -225,6 +289,11 @@ impl Bridge {
                 outcome: None,
             })
         };
+        let mut moved: Vec<(usize, Moved)> = cpu.into_iter().chain(io).collect();
+        let mut others = |number: usize| {
+            let its: Vec<_> = moved.extract_if(.., |(of, _)| *of == number).collect();
+            its.into_iter().map(|(_, moved)| moved.taken(0, self.now.unix_ms))
+        };
         let optimized = |&number: &usize| {
             let meter = &self.vms[number].meter;
             let each = meter.since(&meter.before(self.now.ms, WINDOW_MS));
@@ -233,16 +302,22 @@ impl Bridge {
                 was_paused: self.paused || self.vms[number].paused,
                 before: Indices::of(each, &wish.resources),
                 after: Indices::default(),
-                changes: change(number).into_iter().collect(),
+                changes: change(number).into_iter().chain(others(number)).collect(),
             }
         };
         Progress {
             id: 0,
             over: Some("a dry run: nothing was asked".to_owned()),
             elapsed_ms: 0,
-            measured_only: measured_only(&wish.resources),
+            measured_only: self.measured_only(&wish.resources, numbers.iter().copied()),
             vms: numbers.iter().map(optimized).collect(),
         }
+    }
+
+    /// Of these resources those that nothing here can move: none of these VMs has a lever.
+    fn measured_only(&self, resources: &[Resource], mut numbers: impl Iterator<Item = usize>) -> Vec<Resource> {
+        let has_cpu = numbers.any(|number| self.has_cpu_lever(number));
+        resources.iter().copied().filter(|resource| *resource == Resource::Cpu && !has_cpu).collect()
     }
 
     /// The plan of this moment if just these VMs were paused.
@@ -251,10 +326,6 @@ impl Bridge {
         let plan = self.planning.clone().plan(self.now.ms, &self.host, &views, &self.policy);
         (numbers, views, plan)
     }
-}
-
-fn measured_only(resources: &[Resource]) -> Vec<Resource> {
-    resources.iter().copied().filter(|resource| !LEVERS.contains(resource)).collect()
 }
 
 fn taken(decision: &Decision) -> Taken {

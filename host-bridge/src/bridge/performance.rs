@@ -11,14 +11,14 @@ impl Bridge {
     /// Takes in what VM `number` has from now on.
     pub(super) fn meter(&mut self, number: usize) {
         let now_ms = self.now.ms;
+        let (cpu, io) = (self.cpu_part_ppm(number), self.io_part_ppm(number));
         let vm = &mut self.vms[number];
         let (allocation, maximum) = (vm.allocation_bytes(), vm.limits().maximum_bytes);
         let part = |allocation: u64, maximum: u64| {
             let ppm = u128::from(allocation) * u128::from(PPM) / u128::from(maximum.max(1));
             u64::try_from(ppm).unwrap_or(PPM).min(PPM)
         };
-        // Nothing here takes CPUs or I/O from a VM, so it has all of them.
-        let parts_ppm = Each { memory: part(allocation, maximum), cpu: PPM, io: PPM };
+        let parts_ppm = Each { memory: part(allocation, maximum), cpu, io };
         vm.meter.hold(now_ms, (allocation > 0).then_some(parts_ppm));
     }
 

@@ -1,10 +1,12 @@
 //! What the VMs' disks did, as their hypervisors counted it, to the planner; its throttles to the hypervisors.
 
 use super::effect::Effect;
+use super::optimize::Moved;
 use super::state::Bridge;
 use super::vm::{Hypervisor, Vm};
 use crate::config::Bytes;
 use crate::hypervisor::{Error, Held, IoSeen};
+use crate::performance::{PPM, Resource};
 use crate::plan::Millis;
 use crate::plan::storage::{IoPlanner, IoRule, IoUse, IoVerdict, IoView, Throttle};
 use std::collections::VecDeque;
@@ -32,6 +34,8 @@ pub(super) struct Disks {
     seen: VecDeque<(Millis, IoSeen)>,
     pub(super) verdict: Option<IoVerdict>,
     asked: Option<Throttle>,
+    /// What it took when it was held first.
+    free_rate: u64,
     left: Vec<String>,
     refused_ms: Option<Millis>,
 }
@@ -97,19 +101,9 @@ impl Bridge {
 
     /// Plans the throttles, and turns what changed into effects.
     pub(super) fn plan_storage(&mut self) {
-        let now_ms = self.now.ms;
-        let view = |(number, (vm, disks)): (usize, (&Vm, &Disks))| {
-            let is_attached = matches!(vm.hypervisor, Hypervisor::Attached(state) if state.running);
-            let is_refused = disks.refused_ms.is_some_and(|at| now_ms.saturating_sub(at) < REFUSED_MS);
-            IoView {
-                shares: vm.config.limits.shares,
-                done: if is_attached { disks.done(now_ms) } else { IoUse::default() },
-                is_ready: is_attached && !is_refused && !self.is_paused(number),
-            }
-        };
-        let views: Vec<IoView> = self.vms.iter().zip(&self.storage.vms).enumerate().map(view).collect();
+        let views = self.io_views(|number| self.is_paused_of(number, Resource::Io));
         let host_short = self.shortage.io().is_short();
-        let verdicts = self.storage.planner.plan(now_ms, host_short, &views, &self.policy);
+        let verdicts = self.storage.planner.plan(self.now.ms, host_short, &views, &self.policy);
         for (number, verdict) in verdicts.into_iter().enumerate() {
             let disks = &mut self.storage.vms[number];
             disks.verdict = Some(verdict);
@@ -118,17 +112,51 @@ impl Bridge {
                 continue;
             }
             disks.asked = now;
+            if before.is_none() {
+                disks.free_rate = verdict.rate;
+            }
+            let moved = moved(before, &verdict);
             self.effects.push(Effect::SetThrottle { vm: number, throttle: now });
-            let message = match now {
-                None => "its disks are let go".to_owned(),
-                Some(throttle) => format!("its disks are held to {}", sentence(&throttle, &verdict)),
-            };
+            let message = moved.reason.clone();
+            self.lease_change(number, moved);
             if before.is_some() == now.is_some() {
                 self.remember(number, message);
             } else {
                 self.note(number, message);
             }
         }
+    }
+
+    fn io_views(&self, is_paused: impl Fn(usize) -> bool) -> Vec<IoView> {
+        let now_ms = self.now.ms;
+        let view = |(number, (vm, disks)): (usize, (&Vm, &Disks))| {
+            let is_attached = matches!(vm.hypervisor, Hypervisor::Attached(state) if state.running);
+            let is_refused = disks.refused_ms.is_some_and(|at| now_ms.saturating_sub(at) < REFUSED_MS);
+            IoView {
+                shares: vm.config.limits.shares,
+                done: if is_attached { disks.done(now_ms) } else { IoUse::default() },
+                is_ready: is_attached && !is_refused && !is_paused(number),
+            }
+        };
+        self.vms.iter().zip(&self.storage.vms).enumerate().map(view).collect()
+    }
+
+    /// What would be asked now if just these VMs were paused.
+    pub(super) fn would_hold(&self, is_paused: impl Fn(usize) -> bool) -> Vec<(usize, Moved)> {
+        let views = self.io_views(is_paused);
+        let host_short = self.shortage.io().is_short();
+        let verdicts = self.storage.planner.clone().plan(self.now.ms, host_short, &views, &self.policy);
+        let asked = self.storage.vms.iter().map(|disks| disks.asked);
+        let changes = verdicts.iter().zip(asked).enumerate();
+        let changes = changes.filter(|(_, (verdict, asked))| is_worth(*asked, verdict.throttle));
+        changes.map(|(number, (verdict, asked))| (number, moved(asked, verdict))).collect()
+    }
+
+    /// The part that a VM's disks may do of what they did before they were held, millionths.
+    pub(super) fn io_part_ppm(&self, number: usize) -> u64 {
+        let disks = &self.storage.vms[number];
+        let part = |throttle: Throttle| throttle.bytes_per_s.saturating_mul(PPM).checked_div(disks.free_rate);
+        disks.asked.and_then(part).unwrap_or(PPM).min(PPM)
     }
 
     pub(super) fn on_throttled(&mut self, number: usize, throttle: Option<Throttle>, held: Held) {
@@ -155,6 +183,16 @@ fn is_worth(before: Option<Throttle>, now: Option<Throttle>) -> bool {
         }
         (before, now) => before.is_some() != now.is_some(),
     }
+}
+
+fn moved(before: Option<Throttle>, verdict: &IoVerdict) -> Moved {
+    let bytes_per_s = |throttle: Option<Throttle>| throttle.map_or(0, |throttle| throttle.bytes_per_s);
+    let reason = match verdict.throttle {
+        None => "its disks are let go".to_owned(),
+        Some(throttle) => format!("its disks are held to {}", sentence(&throttle, verdict)),
+    };
+    let (from, to) = (bytes_per_s(before), bytes_per_s(verdict.throttle));
+    Moved { resource: Resource::Io, unit: "bytes_per_s", from, to, reason }
 }
 
 fn sentence(throttle: &Throttle, verdict: &IoVerdict) -> String {

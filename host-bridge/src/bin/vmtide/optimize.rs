@@ -151,7 +151,9 @@ impl Changes {
     }
 
     fn of(&mut self, vm: &str) -> Vec<Taken> {
-        self.0.remove(vm).unwrap_or_default().into_values().collect()
+        let mut changes: Vec<Taken> = self.0.remove(vm).unwrap_or_default().into_values().collect();
+        changes.sort_by_key(|change| change.at_unix_ms);
+        changes
     }
 }
 

@@ -15,12 +15,14 @@ mod words;
 pub(super) use seat::CpuSeat;
 
 use super::effect::Effect;
+use super::optimize::Moved;
 use super::state::Bridge;
 use super::vm::Hypervisor;
 use crate::api::types;
 use crate::guests::Reply;
+use crate::performance::{PPM, Resource};
 use crate::plan::Millis;
-use crate::plan::cpu::{CpuDemand, CpuHost, CpuLimits, CpuPlanner, CpuView, Vcpus};
+use crate::plan::cpu::{CPU, CpuDemand, CpuHost, CpuLimits, CpuPlanner, CpuVerdict, CpuView, Vcpus};
 use vmtide_protocol::bridge::SetOnlineCpus;
 
 /// The request that a guest's agent has to know.
@@ -147,7 +149,7 @@ impl Bridge {
     }
 
     fn plan_cpu(&mut self) {
-        if self.paused || self.cpu.host_cpus == 0 {
+        if self.is_all_paused() || self.cpu.host_cpus == 0 {
             return;
         }
         let now_ms = self.now.ms;
@@ -156,17 +158,21 @@ impl Bridge {
                 self.say(number, "CPU: its guest did not answer a request for other CPUs".to_owned());
             }
         }
-        let host = CpuHost { cpus: self.cpu.host_cpus, is_short: self.shortage.cpu().is_short() };
-        let views: Vec<CpuView> = (0..self.vms.len()).map(|number| self.cpu_view(number)).collect();
-        let plan = self.cpu.planner.plan(now_ms, host, &views, &self.policy);
+        let views = self.cpu_views(|number| self.is_paused_of(number, Resource::Cpu));
+        let plan = self.cpu.planner.plan(now_ms, self.cpu_host(), &views, &self.policy);
         self.cpu.is_contended = plan.is_contended;
         for (number, verdict) in plan.verdicts.into_iter().enumerate() {
             let is_attached = matches!(self.vms[number].hypervisor, Hypervisor::Attached(_));
+            let is_paused = self.is_paused_of(number, Resource::Cpu);
             let seat = &mut self.cpu.seats[number];
             seat.verdict = is_attached.then_some(verdict);
-            if !is_attached || self.vms[number].paused {
+            if !is_attached || is_paused {
                 continue;
             }
+            for moved in moves(seat, &views[number], &verdict) {
+                self.lease_change(number, moved);
+            }
+            let seat = &mut self.cpu.seats[number];
             let wanted = (verdict.weight_shares, verdict.quota_millicpus);
             if seat.group.is_some() && seat.set != Some(wanted) {
                 let before = seat.set.replace(wanted);
@@ -203,6 +209,50 @@ impl Bridge {
             minimum_millicpus: config.minimum_millicpus,
             maximum_millicpus: config.maximum_millicpus,
         }
+    }
+
+    fn cpu_host(&self) -> CpuHost {
+        CpuHost { cpus: self.cpu.host_cpus, is_short: self.shortage.cpu().is_short() }
+    }
+
+    fn cpu_views(&self, is_paused: impl Fn(usize) -> bool) -> Vec<CpuView> {
+        let view = |number: usize| {
+            let view = self.cpu_view(number);
+            CpuView { is_ready: view.is_ready && !is_paused(number), ..view }
+        };
+        (0..self.vms.len()).map(view).collect()
+    }
+
+    /// What would be asked now if just these VMs were paused.
+    pub(super) fn would_move_cpu(&self, is_paused: impl Fn(usize) -> bool) -> Vec<(usize, Moved)> {
+        if self.cpu.host_cpus == 0 {
+            return Vec::new();
+        }
+        let views = self.cpu_views(&is_paused);
+        let plan = self.cpu.planner.clone().plan(self.now.ms, self.cpu_host(), &views, &self.policy);
+        let moves = |(number, verdict): (usize, &CpuVerdict)| {
+            let is_open = matches!(self.vms[number].hypervisor, Hypervisor::Attached(_)) && !is_paused(number);
+            let moves = moves(&self.cpu.seats[number], &views[number], verdict);
+            moves.into_iter().filter(move |_| is_open).map(move |moved| (number, moved))
+        };
+        plan.verdicts.iter().enumerate().flat_map(moves).collect()
+    }
+
+    /// Whether there is anything to move its CPU time with.
+    pub(super) fn has_cpu_lever(&self, number: usize) -> bool {
+        let seat = &self.cpu.seats[number];
+        seat.group.is_some() || seat.vcpus.is_some() || self.guests.can(number, SET_ONLINE)
+    }
+
+    /// The part of its CPUs that a VM may use, millionths: those online, or its quota where that is less. All of it where
+    /// nobody knows.
+    pub(super) fn cpu_part_ppm(&self, number: usize) -> u64 {
+        let (seat, limits) = (&self.cpu.seats[number], self.cpu_limits(number));
+        let (Some(online), Some(vcpus)) = (seat.online, seat.vcpus) else { return PPM };
+        let quota = seat.set.and_then(|(_, quota)| quota).filter(|_| seat.group.is_some()).unwrap_or(u64::MAX);
+        let most = u64::from(vcpus.possible).saturating_mul(CPU).min(limits.maximum_millicpus.unwrap_or(u64::MAX));
+        let may = u64::from(online).saturating_mul(CPU).min(quota).min(most);
+        may.saturating_mul(PPM).checked_div(most).unwrap_or(PPM)
     }
 
     fn cpu_view(&self, number: usize) -> CpuView {
@@ -249,4 +299,30 @@ impl Bridge {
             self.note(number, message);
         }
     }
+}
+
+/// What this verdict asks for that was not asked before.
+fn moves(seat: &CpuSeat, view: &CpuView, verdict: &CpuVerdict) -> Vec<Moved> {
+    let change = |unit, from, to, reason| Moved { resource: Resource::Cpu, unit, from, to, reason };
+    let mut asked = Vec::new();
+    let wanted = (verdict.weight_shares, verdict.quota_millicpus);
+    let before = seat.set.unwrap_or((view.limits.shares, None));
+    if seat.group.is_some() {
+        let reason = || words::cpu_time(wanted, view.limits.shares, Some(before));
+        if wanted.0 != before.0 {
+            asked.push(change("shares", u64::from(before.0), u64::from(wanted.0), reason()));
+        }
+        if wanted.1 != before.1 {
+            asked.push(change("millicpus", before.1.unwrap_or(0), wanted.1.unwrap_or(0), reason()));
+        }
+    }
+    let why = || format!("CPU: {}", words::why(verdict, seat.online, view));
+    if let Some(online) = verdict.online {
+        asked.push(change("vcpus_online", u64::from(seat.online.unwrap_or(0)), u64::from(online), why()));
+    }
+    if let Some(vcpus) = verdict.plugged {
+        let plugged = seat.vcpus.map_or(0, |vcpus| vcpus.plugged);
+        asked.push(change("vcpus", u64::from(plugged), u64::from(vcpus), why()));
+    }
+    asked
 }

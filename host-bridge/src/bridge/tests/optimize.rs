@@ -155,3 +155,56 @@ fn p_before_is_that_of_the_time_before_and_p_after_of_the_time_since() {
     let p = |indices: &crate::performance::Indices| indices.overall.unwrap().p_ppm;
     assert_eq!((p(&ended.vms[0].before), p(&ended.vms[0].after)), (250_000, 500_000));
 }
+
+/// Both VMs want all of two CPUs, in groups of their own.
+fn contending() -> Bridge {
+    let mut bridge = Bridge::settled(2048, 300, 300);
+    for vm in [A, B] {
+        bridge.on_group(vm, Ok(format!("/group/{vm}")));
+    }
+    bridge.time(100_000).on_cpu(2, &[None, None]);
+    bridge.take_effects();
+    bridge
+}
+
+fn weights(bridge: &mut Bridge) -> Vec<usize> {
+    let set = |effect| match effect {
+        Effect::SetCpuTime { vm, .. } => Some(vm),
+        _ => None,
+    };
+    bridge.take_effects().into_iter().filter_map(set).collect()
+}
+
+#[test]
+fn cpu_time_of_a_paused_vm_is_moved_while_it_is_optimized_and_told_as_a_change() {
+    let mut bridge = contending();
+    bridge.pause(None, true).unwrap();
+    for vm in [A, B] {
+        // Another group, with nothing set in it.
+        bridge.on_group(vm, Ok(format!("/other/{vm}")));
+        bridge.vms[vm].config.cpu.maximum_millicpus = Some(500);
+    }
+    bridge.time(101_000).on_cpu(2, &[None, None]);
+    assert_eq!(weights(&mut bridge), [0_usize; 0]);
+
+    let only_cpu = Wish { resources: vec![Resource::Cpu], ..wish(&["a"], 60) };
+    let tried = bridge.optimize(&Wish { dry_run: true, ..only_cpu.clone() }).unwrap();
+    let [change] = tried.vms[0].changes.as_slice() else { panic!("{tried:?}") };
+    assert_eq!((change.unit.as_str(), change.from, change.to), ("millicpus", 0, 750), "with room for the VMM");
+    assert_eq!(weights(&mut bridge), [0_usize; 0], "nothing was asked");
+
+    let begun = bridge.optimize(&only_cpu).unwrap();
+    assert_eq!(begun.measured_only, []);
+    bridge.time(102_000).on_cpu(2, &[None, None]);
+    assert_eq!(weights(&mut bridge), [A], "B stays paused");
+    assert_eq!(bridge.targets(), [], "and so does A's memory");
+    let progress = bridge.optimizing(begun.id).unwrap();
+    let [change] = progress.vms[0].changes.as_slice() else { panic!("{progress:?}") };
+    assert_eq!((change.resource, change.to), (Resource::Cpu, 750));
+    assert!(change.reason.contains("a quota of 0.75 CPUs"), "{change:?}");
+
+    bridge.end_optimizing(begun.id).unwrap();
+    bridge.vms[A].config.cpu.maximum_millicpus = Some(600);
+    bridge.time(103_000).on_cpu(2, &[None, None]);
+    assert_eq!(weights(&mut bridge), [0_usize; 0], "as it was");
+}

@@ -45,3 +45,17 @@ fn a_guest_that_fell_silent_has_no_index_a_minute_later_and_another_agent_counts
     bridge.time(80_000).plan();
     assert_eq!(memory(&bridge, "a"), None, "what another agent counted is no share of this minute");
 }
+
+#[test]
+fn a_vm_that_runs_on_half_of_its_cpus_or_is_held_to_half_a_cpu_has_that_part_of_them() {
+    use crate::plan::cpu::Vcpus;
+    let mut bridge = Bridge::settled(2048, 300, 300);
+    assert_eq!(bridge.cpu_part_ppm(A), 1_000_000, "nobody knows");
+    bridge.on_vcpus(A, Some(Vcpus { plugged: 4, possible: 4, removable: 0, is_removing: false }));
+    bridge.on_online_report(A, 2);
+    assert_eq!(bridge.cpu_part_ppm(A), 500_000);
+    bridge.vms[A].config.cpu.maximum_millicpus = Some(500);
+    bridge.on_group(A, Ok("/group".to_owned()));
+    bridge.time(1_000).on_cpu(2, &[None, None]);
+    assert_eq!(bridge.cpu_part_ppm(A), 1_000_000, "all of what its maximum is");
+}
