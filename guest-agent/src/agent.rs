@@ -24,6 +24,7 @@ use crate::supervisor::Supervisor;
 use crate::tune::control::{self, Asked};
 use crate::tune::{Tuner, inventory, journal::LockError};
 use std::collections::VecDeque;
+use std::convert::Infallible;
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -78,6 +79,15 @@ pub enum AgentError {
     Backoff(#[from] BackoffError),
 }
 
+/// Why an agent ended that was asked to.
+#[derive(Debug)]
+pub enum End {
+    /// For good.
+    Stop,
+    /// To run anew by another configuration, in the same process.
+    Reload(Box<Config>),
+}
+
 /// What carries out the bridge's requests.
 struct Helpers {
     yielder: Yielder,
@@ -115,7 +125,8 @@ struct Agent {
     looks: u64,
 }
 
-/// Senses the guest below `root`, tunes it by `tuner` and keeps the bridge and the `supervisor` informed, until `stop` returns.
+/// Senses the guest below `root`, tunes it by `tuner` and keeps the bridge and the `supervisor` informed, until `stop` returns; then
+/// all that it changed goes back. Returns what `stop` did.
 ///
 /// # Errors
 /// [`AgentError`] when the guest's memory cannot be read, or another agent runs. Once it runs, only `stop` ends it.
@@ -123,9 +134,9 @@ pub async fn run(
     config: Config,
     root: &Path,
     mut tuner: Tuner,
-    mut supervisor: Supervisor,
-    stop: impl Future<Output = ()>,
-) -> Result<(), AgentError> {
+    supervisor: &mut Supervisor,
+    stop: impl Future<Output = End>,
+) -> Result<End, AgentError> {
     let boot_ms = inventory::now_ms();
     let (observer, trigger, status) = match senses(&config, root) {
         Ok(senses) => senses,
@@ -165,11 +176,13 @@ pub async fn run(
         looks: 0,
     };
     supervisor.ready();
-    tokio::select! {
-        () = agent.watch(&mut news, &mut requests, &mut helpers, status.as_ref(), &mut supervisor) => {}
-        () = stop => {}
+    let end = tokio::select! {
+        never = agent.watch(&mut news, &mut requests, &mut helpers, status.as_ref(), supervisor) => match never {},
+        end = stop => end,
+    };
+    if matches!(end, End::Stop) {
+        supervisor.stopping();
     }
-    supervisor.stopping();
     drop(control);
     helpers.stop();
     agent.tuner.stop(agent.boot_ms + agent.now_ms());
@@ -182,7 +195,7 @@ pub async fn run(
     }
     // DAMON takes its time to end.
     observer.stop();
-    Ok(())
+    Ok(end)
 }
 
 /// What an agent looks with, and where it is asked; an agent without the last goes on.
@@ -215,7 +228,7 @@ impl Agent {
         helpers: &mut Helpers,
         status: Option<&StatusSocket>,
         supervisor: &mut Supervisor,
-    ) {
+    ) -> Infallible {
         loop {
             if helpers.yielder.works() {
                 self.observer.yields(self.now_ms());

@@ -143,6 +143,21 @@ impl Config {
     pub fn load(path: Option<&Path>) -> Result<Self, ConfigError> {
         layers::load(path).map(|layered| layered.config)
     }
+
+    /// What holds after a reload that found `new`, and the keys that only the next start takes in: an agent that runs logs as it
+    /// began to, may write the files that it was confined to then, and makes no devices any more.
+    pub fn reloaded(&self, new: Self) -> (Self, Vec<&'static str>) {
+        let tuning =
+            Tuning { journal: self.tuning.journal.clone(), zram: self.tuning.zram.clone(), ..new.tuning.clone() };
+        let held = Self { log_level: self.log_level, status_socket: self.status_socket.clone(), tuning, ..new.clone() };
+        let keys = [
+            ("log_level", new.log_level != held.log_level),
+            ("status_socket", new.status_socket != held.status_socket),
+            ("tuning.journal", new.tuning.journal != held.tuning.journal),
+            ("tuning.zram", new.tuning.zram != held.tuning.zram),
+        ];
+        (held, keys.into_iter().filter_map(|(key, waits)| waits.then_some(key)).collect())
+    }
 }
 
 /// How important a line has to be to be logged.
@@ -200,6 +215,18 @@ mod tests {
     use std::fs;
 
     const EXAMPLE: &str = include_str!("../agent.toml");
+
+    #[test]
+    fn a_reload_takes_in_what_an_agent_that_runs_can_change() {
+        let old = Config::default();
+        assert_eq!(old.reloaded(old.clone()), (old.clone(), vec![]));
+        let tuning = Tuning { mode: Mode::Observe, journal: "/run/other".into(), ..Tuning::default() };
+        let new = Config { log_level: LogLevel::Debug, grant_ms: 700, tuning, ..old.clone() };
+        let (held, waits) = old.reloaded(new);
+        assert_eq!(waits, ["log_level", "tuning.journal"]);
+        assert_eq!((held.grant_ms, held.tuning.mode, held.log_level), (700, Mode::Observe, LogLevel::Info));
+        assert_eq!(held.tuning.journal, old.tuning.journal);
+    }
 
     #[test]
     fn the_example_is_the_default_and_so_is_nothing() {

@@ -17,9 +17,10 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
-use tokio::signal::unix::{SignalKind, signal};
-use tracing::{debug, level_filters::LevelFilter, warn};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing::{debug, info, level_filters::LevelFilter, warn};
 use tuning_command::Tuning;
+use vmtide_agent::agent::{AgentError, End};
 use vmtide_agent::config::layers::{self, Layered};
 use vmtide_agent::config::{Config, ConfigError};
 use vmtide_agent::confine::{Confined, confine};
@@ -156,7 +157,7 @@ fn command(cli: &Cli) -> anyhow::Result<()> {
     };
     let config = layered.config.clone();
     match &cli.command {
-        Command::Run { root } => run(config, root),
+        Command::Run { root } => run(config, cli.config.as_deref(), root),
         Command::Status { json } => show_status(&status::ask(&config.status_socket)?, *json),
         Command::Once { json, root, interval_ms } => once(&config, root, *interval_ms, *json),
         Command::Check | Command::Config(Configuration::Check) => {
@@ -182,28 +183,75 @@ fn command(cli: &Cli) -> anyhow::Result<()> {
     }
 }
 
-fn run(config: Config, root: &Path) -> anyhow::Result<()> {
+/// Runs until stopped. SIGHUP: the files are read again; what they say takes the place of what held, or is refused.
+fn run(mut config: Config, files: Option<&Path>, root: &Path) -> anyhow::Result<()> {
     log_to_stderr(config.log_level.into());
     outlive_ooms();
-    // Before the agent is confined: it makes the device of compressed swap, which it only takes away later.
-    let tuner = Tuner::start(root, &config.tuning, inventory::now_ms()).map_err(agent::AgentError::from)?;
-    let _confined = if root == Path::new("/") { confined(&config, &tuner.also_writes()) } else { None };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("no runtime")?;
-    runtime.block_on(async {
-        let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
-        let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
-        let stop = async move {
+    let mut supervisor = Supervisor::from_environment();
+    // One that comes between two configurations waits here.
+    let mut signals = runtime.block_on(async { Signals::new() })?;
+    let mut confined = None;
+    loop {
+        // Before the agent is confined: it makes the device of compressed swap, which it only takes away later.
+        let tuner = Tuner::start(root, &config.tuning, inventory::now_ms()).map_err(AgentError::from)?;
+        if root == Path::new("/") && confined.is_none() {
+            confined = confine_to(&config, &tuner.also_writes());
+        }
+        let stop = signals.end(&config, files);
+        match runtime.block_on(agent::run(config.clone(), root, tuner, &mut supervisor, stop))? {
+            End::Stop => return Ok(()),
+            End::Reload(new) => config = *new,
+        }
+    }
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn new() -> anyhow::Result<Self> {
+        let listen = |kind, name| signal(kind).with_context(|| format!("cannot wait for {name}"));
+        Ok(Self {
+            terminate: listen(SignalKind::terminate(), "SIGTERM")?,
+            interrupt: listen(SignalKind::interrupt(), "SIGINT")?,
+            hangup: listen(SignalKind::hangup(), "SIGHUP")?,
+        })
+    }
+
+    /// Waits until the agent has to end; a configuration that is wrong, or says what holds already, is no reason.
+    async fn end(&mut self, config: &Config, files: Option<&Path>) -> End {
+        loop {
             tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
+                _ = self.terminate.recv() => return End::Stop,
+                _ = self.interrupt.recv() => return End::Stop,
+                _ = self.hangup.recv() => {}
             }
-        };
-        Ok(agent::run(config, root, tuner, Supervisor::from_environment(), stop).await?)
-    })
+            match layers::load(files) {
+                Err(error) => warn!("the configuration from before holds: {}", full_text(&error)),
+                Ok(Layered { config: found, .. }) => {
+                    let (new, at_next_start) = config.reloaded(found);
+                    let waits = at_next_start.join(", ");
+                    match (new == *config, at_next_start.is_empty()) {
+                        (true, true) => info!("the configuration is what it was"),
+                        (true, false) => info!("taken in by the next start only: {waits}"),
+                        (false, true) => info!("the configuration is taken in anew"),
+                        (false, false) => info!("the configuration is taken in anew; by the next start only: {waits}"),
+                    }
+                    if new != *config {
+                        return End::Reload(Box::new(new));
+                    }
+                }
+            }
+        }
+    }
 }
 
 /// Without root there is little to take away, and without Landlock no way to.
-fn confined(config: &Config, also: &[String]) -> Option<Confined> {
+fn confine_to(config: &Config, also: &[String]) -> Option<Confined> {
     match confine(config, also) {
         Ok(confined) => Some(confined),
         Err(error) => {

@@ -175,17 +175,68 @@ fn revert_without_an_agent_puts_back_what_a_killed_one_left() {
     assert_eq!(output.status.code(), Some(2), "{}", text(&output.stderr));
 }
 
+/// As much of a guest as an agent needs.
+fn make_guest(dir: &Path) {
+    for file in ["meminfo", "vmstat"] {
+        std::fs::create_dir_all(dir.join("proc")).unwrap();
+        let sample = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/guest").join(file);
+        std::fs::copy(sample, dir.join("proc").join(file)).unwrap();
+    }
+}
+
+fn wait_for(what: &str, mut holds: impl FnMut() -> bool) {
+    let began = std::time::Instant::now();
+    while !holds() {
+        assert!(began.elapsed().as_secs() < 30, "never: {what}");
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn a_running_agent_takes_in_a_right_configuration_and_goes_on_with_its_own_when_the_new_one_is_wrong() {
+    let dir = tempfile::tempdir().unwrap();
+    make_guest(dir.path());
+    let at = dir.path().display();
+    let with = |bridge: &str, more: &str| {
+        let journal = format!("[tuning]\njournal = \"{at}/tuning.journal\"\n");
+        config(dir.path(), &format!("bridge = \"unix:{at}/{bridge}\"\n{more}\n{journal}"))
+    };
+    let path = with("first", "");
+    let log = dir.path().join("log");
+    let logged = |words: &str| std::fs::read_to_string(&log).unwrap().contains(words);
+    let run = ["run", "--root", dir.path().to_str().unwrap(), "--config", &path];
+    let stderr = std::fs::File::create(&log).unwrap();
+    let mut running = Command::new(env!("CARGO_BIN_EXE_vmtide-agent")).args(run).stderr(stderr).spawn().unwrap();
+    let bridge = || {
+        let output = agent(&["status", "--json", "--config", &path]);
+        let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+        json["session"]["bridge"].as_str().unwrap_or_default().to_owned()
+    };
+    wait_for("an agent", || bridge().ends_with("/first"));
+    let hang_up = || {
+        let kill = Command::new("kill").args(["-HUP", &running.id().to_string()]).status().unwrap();
+        assert!(kill.success());
+    };
+
+    with("second", "grant_ms = 7");
+    hang_up();
+    wait_for("a refusal", || logged("the configuration from before holds") && logged("expected 100 to 60000"));
+    with("second", "log_level = \"debug\"");
+    hang_up();
+    wait_for("the other configuration", || logged("taken in anew; by the next start only: log_level"));
+    wait_for("the other bridge", || bridge().ends_with("/second"));
+
+    assert!(Command::new("kill").arg(running.id().to_string()).status().unwrap().success());
+    assert_eq!(running.wait().unwrap().code(), Some(0), "{}", std::fs::read_to_string(&log).unwrap());
+}
+
 #[test]
 fn a_second_agent_ends_with_1_and_names_the_first() {
     let dir = tempfile::tempdir().unwrap();
     let listens = dir.path().join("tuning.sock");
     let more = format!("bridge = \"unix:{0}/none\"\n[tuning]\njournal = \"{0}/tuning.journal\"", dir.path().display());
     let config = config(dir.path(), &more);
-    for file in ["meminfo", "vmstat"] {
-        std::fs::create_dir_all(dir.path().join("proc")).unwrap();
-        let sample = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/guest").join(file);
-        std::fs::copy(sample, dir.path().join("proc").join(file)).unwrap();
-    }
+    make_guest(dir.path());
     let guest = dir.path().to_str().unwrap();
     let run = ["run", "--root", guest, "--config", &config];
     let mut first = Command::new(env!("CARGO_BIN_EXE_vmtide-agent"));

@@ -36,15 +36,18 @@ fn run(bridge: &FakeBridge) -> Running {
     let (stop, stopped) = oneshot::channel::<()>();
     let below = root.path().to_owned();
     let task = tokio::spawn(async move {
-        let stop = async move { drop(stopped.await) };
+        let stop = async move {
+            stopped.await.ok();
+            End::Stop
+        };
         start(config, &below, stop).await
     });
     Running { root, stop, task }
 }
 
-async fn start(config: Config, root: &Path, stop: impl Future<Output = ()>) -> Result<(), AgentError> {
+async fn start(config: Config, root: &Path, stop: impl Future<Output = End>) -> Result<(), AgentError> {
     let tuner = Tuner::start(root, &config.tuning, inventory::now_ms())?;
-    super::run(config, root, tuner, Supervisor::default(), stop).await
+    super::run(config, root, tuner, &mut Supervisor::default(), stop).await.map(|_| ())
 }
 
 impl Running {
