@@ -52,9 +52,11 @@ pub enum ConfigError {
 
 /// What an operator may set. `agent.toml` in this crate's folder documents each key.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// Where the bridge listens.
+    #[cfg_attr(feature = "schema", schemars(with = "String", regex(pattern = r"^(vsock://[0-9]+:[0-9]+|unix:/.+)$")))]
     pub bridge: Address,
     /// Where `vmtide-agent status` asks.
     pub status_socket: PathBuf,
@@ -62,6 +64,7 @@ pub struct Config {
     pub log_level: LogLevel,
     /// How long it takes from asking for memory to having it, until that was seen.
     #[serde(deserialize_with = "grant_ms")]
+    #[cfg_attr(feature = "schema", schemars(range(min = 100, max = 60_000)))]
     pub grant_ms: u64,
     /// Of the guest's knobs.
     pub tuning: Tuning,
@@ -71,6 +74,7 @@ pub struct Config {
 
 /// What an operator may say about the working set.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct WorkingSet {
     /// Which sources may be used.
@@ -79,6 +83,7 @@ pub struct WorkingSet {
 
 /// What an operator may say about tuning.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct Tuning {
     /// No knob does more than this.
@@ -100,10 +105,12 @@ impl Tuning {
 
 /// What an operator may say about compressed swap.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Zram {
     /// Its size, of what the guest has when the agent starts.
     #[serde(deserialize_with = "size_percent")]
+    #[cfg_attr(feature = "schema", schemars(range(min = 1, max = 200)))]
     pub size_percent: u64,
     /// One that the kernel lists; `None` for zstd, or the kernel's own choice where there is no zstd.
     #[serde(default)]
@@ -160,8 +167,15 @@ impl Config {
     }
 }
 
+/// The JSON Schema of `agent.toml` and its drop-ins.
+#[cfg(feature = "schema")]
+pub fn schema() -> schemars::Schema {
+    schemars::schema_for!(Config)
+}
+
 /// How important a line has to be to be logged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum LogLevel {
     /// What an operator has to repair.

@@ -38,6 +38,7 @@ pub fn end_leftover(root: &Path) -> Result<(), SenseError> {
 
 /// Which sources may be used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Wanted {
     /// The best that there is.
