@@ -153,7 +153,7 @@ impl Config {
 
     /// What holds after a reload that found `new`, and the keys that only the next start takes in: an agent that runs logs as it
     /// began to, may write the files that it was confined to then, and makes no devices any more.
-    pub fn reloaded(&self, new: Self) -> (Self, Vec<&'static str>) {
+    pub fn reloaded(&self, new: &Self) -> (Self, Vec<&'static str>) {
         let tuning =
             Tuning { journal: self.tuning.journal.clone(), zram: self.tuning.zram.clone(), ..new.tuning.clone() };
         let held = Self { log_level: self.log_level, status_socket: self.status_socket.clone(), tuning, ..new.clone() };
@@ -233,10 +233,10 @@ mod tests {
     #[test]
     fn a_reload_takes_in_what_an_agent_that_runs_can_change() {
         let old = Config::default();
-        assert_eq!(old.reloaded(old.clone()), (old.clone(), vec![]));
+        assert_eq!(old.reloaded(&old), (old.clone(), vec![]));
         let tuning = Tuning { mode: Mode::Observe, journal: "/run/other".into(), ..Tuning::default() };
         let new = Config { log_level: LogLevel::Debug, grant_ms: 700, tuning, ..old.clone() };
-        let (held, waits) = old.reloaded(new);
+        let (held, waits) = old.reloaded(&new);
         assert_eq!(waits, ["log_level", "tuning.journal"]);
         assert_eq!((held.grant_ms, held.tuning.mode, held.log_level), (700, Mode::Observe, LogLevel::Info));
         assert_eq!(held.tuning.journal, old.tuning.journal);

@@ -27,6 +27,7 @@ pub mod sense;
 pub mod status;
 pub mod supervisor;
 mod table;
+mod trust;
 pub mod tune;
 mod watched;
 

@@ -233,7 +233,7 @@ impl Signals {
             match layers::load(files) {
                 Err(error) => warn!("the configuration from before holds: {}", full_text(&error)),
                 Ok(Layered { config: found, .. }) => {
-                    let (new, at_next_start) = config.reloaded(found);
+                    let (new, at_next_start) = config.reloaded(&found);
                     let waits = at_next_start.join(", ");
                     match (new == *config, at_next_start.is_empty()) {
                         (true, true) => info!("the configuration is what it was"),

@@ -9,11 +9,11 @@
 //! for its `.toml`. The bridge's drop-ins are in `conf.d`, so that a host that is itself a VM can have both.
 
 use super::{Config, ConfigError};
+use crate::trust::distrust;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs::{self, File, Metadata};
 use std::io::{self, Read};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use toml::Table;
 
@@ -23,10 +23,6 @@ pub const DEFAULT_PATH: &str = "/etc/vmtide/agent.toml";
 const VENDOR_FOLDER: &str = "/usr/lib/vmtide/agent.conf.d";
 /// Of the folder beside a file.
 const DROP_INS: &str = "conf.d";
-/// Others may write.
-const WORLD_WRITABLE: u32 = 0o002;
-/// Whoever it is, it can change the configuration as it likes already.
-const ROOT: u32 = 0;
 
 /// A configuration and where it is from.
 #[derive(Debug, Default)]
@@ -131,21 +127,9 @@ impl Layered {
     }
 }
 
-/// Whoever can write the configuration of a process of root's can write any knob.
 fn trusted(path: &Path, metadata: &Metadata) -> Result<(), ConfigError> {
-    match distrust(metadata.mode() & 0o7777, metadata.uid(), nix::unistd::geteuid().as_raw()) {
-        Some(reason) => Err(ConfigError::Untrusted { path: path.into(), reason }),
-        None => Ok(()),
-    }
-}
-
-/// Why a file is not trusted by `user`; `None` if it is.
-fn distrust(mode: u32, owner: u32, user: u32) -> Option<String> {
-    if mode & WORLD_WRITABLE != 0 {
-        return Some(format!("everybody may write to it (mode {mode:04o}); `chmod o-w` takes that away"));
-    }
-    let trusted = [ROOT, user].contains(&owner);
-    (!trusted).then(|| format!("it belongs to user {owner}, expected root or user {user}, who runs the agent"))
+    let refuse = |reason| Err(ConfigError::Untrusted { path: path.into(), reason });
+    distrust(metadata).map_or(Ok(()), refuse)
 }
 
 /// Puts `over` over `under`, key by key.

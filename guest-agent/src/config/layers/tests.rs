@@ -119,16 +119,3 @@ fn what_others_can_write_is_refused_with_the_reason() {
         }
     }
 }
-
-#[test]
-fn what_belongs_to_somebody_else_is_refused_with_the_reason() {
-    for (owner, user, allowed) in
-        [(0, 0, true), (0, 1000, true), (1000, 1000, true), (1000, 0, false), (7, 1000, false)]
-    {
-        let reason = distrust(0o644, owner, user);
-        assert_eq!(reason.is_none(), allowed, "{owner} {user}");
-        if let Some(reason) = reason {
-            assert_eq!(reason, format!("it belongs to user {owner}, expected root or user {user}, who runs the agent"));
-        }
-    }
-}

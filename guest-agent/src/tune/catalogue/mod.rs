@@ -10,8 +10,10 @@ mod read;
 pub use document::document;
 pub use knob::{Knob, Mode, Risk, Signal};
 
+use crate::trust::distrust;
+use std::fs::{self, File, Metadata};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::{fs, io};
 
 /// The files of this folder, in the order in which their knobs are applied.
 const BUILT_IN: [(&str, &str); 4] = [
@@ -31,6 +33,14 @@ pub enum CatalogueError {
         path: PathBuf,
         /// Why.
         source: io::Error,
+    },
+    /// Somebody else than root and the agent's own user could have written it.
+    #[error("{} is not trusted: {reason}", path.display())]
+    Untrusted {
+        /// The file or folder.
+        path: PathBuf,
+        /// Who could, and what makes it right.
+        reason: String,
     },
     /// The file is no list of knobs.
     #[error("{file} is no list of knobs")]
@@ -74,9 +84,9 @@ impl Catalogue {
             Vec::new()
         });
         for path in files {
-            match fs::read_to_string(&path) {
+            match text_of(&path) {
                 Ok(text) => errors.extend(read::add(&mut knobs, &path.display().to_string(), &text)),
-                Err(source) => errors.push(CatalogueError::Read { path, source }),
+                Err(error) => errors.push(error),
             }
         }
         (Self { knobs }, errors)
@@ -95,6 +105,22 @@ impl Catalogue {
     }
 }
 
+/// What a trusted file says.
+fn text_of(path: &Path) -> Result<String, CatalogueError> {
+    let unreadable = |source| CatalogueError::Read { path: path.into(), source };
+    let mut file = File::open(path).map_err(unreadable)?;
+    // Of the open file: the path may lead elsewhere by now.
+    trusted(path, &file.metadata().map_err(unreadable)?)?;
+    let mut text = String::new();
+    file.read_to_string(&mut text).map_err(unreadable)?;
+    Ok(text)
+}
+
+fn trusted(path: &Path, metadata: &Metadata) -> Result<(), CatalogueError> {
+    let refuse = |reason| Err(CatalogueError::Untrusted { path: path.into(), reason });
+    distrust(metadata).map_or(Ok(()), refuse)
+}
+
 /// The `*.toml` in `folder`; none when there is no such folder.
 fn files_of(folder: &Path) -> Result<Vec<PathBuf>, CatalogueError> {
     let entries = match fs::read_dir(folder) {
@@ -102,6 +128,7 @@ fn files_of(folder: &Path) -> Result<Vec<PathBuf>, CatalogueError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(source) => return Err(CatalogueError::Read { path: folder.into(), source }),
     };
+    trusted(folder, &fs::metadata(folder).map_err(|source| CatalogueError::Read { path: folder.into(), source })?)?;
     let mut files: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
     files.retain(|path| path.extension().is_some_and(|extension| extension == "toml"));
     files.sort();

@@ -95,3 +95,27 @@ fn a_file_that_is_no_toml_costs_itself() {
     assert!(errors[0].contains("own.toml is no list of knobs") && errors[0].contains("line 1"), "{errors:?}");
     assert!(catalogue.knobs.len() >= 32);
 }
+
+#[test]
+fn what_everybody_may_write_changes_no_knob() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("all.toml");
+    fs::write(&file, "[[knob]]\nid = \"swappiness\"\nmode = \"off\"\n").unwrap();
+    let mode = || {
+        let (catalogue, errors) = Catalogue::load(dir.path());
+        let off = catalogue.knobs.iter().any(|knob| knob.id == "swappiness" && knob.mode == Mode::Off);
+        (off, errors.iter().map(ToString::to_string).collect::<Vec<_>>())
+    };
+    let chmod = |path: &Path, mode| {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    };
+    assert_eq!(mode(), (true, vec![]));
+    for (path, bad, good) in [(file.as_path(), 0o666, 0o644), (dir.path(), 0o777, 0o755)] {
+        chmod(path, bad);
+        let (off, errors) = mode();
+        assert!(!off && errors.len() == 1 && errors[0].contains("everybody may write to it"), "{errors:?}");
+        chmod(path, good);
+    }
+    assert_eq!(mode(), (true, vec![]));
+}
