@@ -200,6 +200,15 @@ pub struct Change {
     /// Its weight in contention.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shares: Option<u32>,
+    /// The same of its CPU time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_shares: Option<u32>,
+    /// The least CPU time that it can have when it wants it, thousandths of a CPU.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_minimum_millicpus: Option<u64>,
+    /// The most that it gets, likewise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_maximum_millicpus: Option<u64>,
 }
 
 /// Why a request was not carried out.

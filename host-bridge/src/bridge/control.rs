@@ -6,7 +6,7 @@ use crate::api::Control;
 use crate::api::optimize::{Progress, Wish};
 use crate::api::trims::Trim;
 use crate::api::types::{self, Change, Refusal, Status};
-use crate::config::{Bytes, check_limits, check_reservations};
+use crate::config::{Bytes, CpuConfig, Millicpus, check_cpu_limits, check_limits, check_reservations};
 use crate::plan::{Limits, Rule, Verdict};
 use crate::record::{Decision, Event, standing};
 use std::time::Duration;
@@ -135,20 +135,30 @@ impl Control for Bridge {
             maximum_bytes: change.maximum_bytes.unwrap_or(old.maximum_bytes),
             shares: change.shares.unwrap_or(old.shares),
         };
-        check_limits(&limits)
-            .map_err(|(key, message)| Refusal { not_found: false, message: format!("{key}: {message}") })?;
+        let refuse = |(key, message)| Refusal { not_found: false, message: format!("{key}: {message}") };
+        check_limits(&limits).map_err(refuse)?;
+        let old = self.vms[number].config.cpu;
+        let cpu = CpuConfig {
+            shares: change.cpu_shares.or(old.shares),
+            minimum_millicpus: change.cpu_minimum_millicpus.unwrap_or(old.minimum_millicpus),
+            maximum_millicpus: change.cpu_maximum_millicpus.or(old.maximum_millicpus),
+        };
+        check_cpu_limits(&cpu).map_err(refuse)?;
         let others = self.vms.iter().enumerate().filter(|(other, _)| *other != number).map(|(_, vm)| vm.config.limits);
         check_reservations(others.chain([limits]), self.host.limit_bytes())
             .map_err(|error| Refusal { not_found: false, message: error.to_string() })?;
-        self.vms[number].config.limits = limits;
+        (self.vms[number].config.limits, self.vms[number].config.cpu) = (limits, cpu);
         let Limits { minimum_bytes, reservation_bytes, maximum_bytes, shares } = self.vms[number].limits();
         self.note(
             number,
             format!(
-                "an operator set minimum {}, reservation {}, maximum {}, shares {shares}",
+                "an operator set minimum {}, reservation {}, maximum {}, shares {shares}; of CPU time minimum {}, maximum {}, shares {}",
                 Bytes(minimum_bytes),
                 Bytes(reservation_bytes),
                 Bytes(maximum_bytes),
+                Millicpus(cpu.minimum_millicpus),
+                cpu.maximum_millicpus.map_or("none".to_owned(), |maximum| Millicpus(maximum).to_string()),
+                cpu.shares.unwrap_or(shares),
             ),
         );
         self.tell(number);

@@ -12,7 +12,11 @@ const MOST_MILLICPUS: u64 = 10_000_000;
 pub struct Millicpus(pub u64);
 
 impl Millicpus {
-    fn parse(text: &str) -> Result<Self, String> {
+    /// The amount that is written so.
+    ///
+    /// # Errors
+    /// What is allowed.
+    pub fn parse(text: &str) -> Result<Self, String> {
         let wrong =
             || format!("{text:?} is no amount of CPU time; allowed is a number of CPUs or \"1500m\", up to 10000");
         let millicpus = match text.strip_suffix('m') {

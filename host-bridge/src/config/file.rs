@@ -288,21 +288,25 @@ pub(crate) fn check_limits(limits: &Limits) -> Result<(), (&'static str, String)
 }
 
 fn check_cpu(cpu: &Cpu) -> Result<CpuConfig, (&'static str, String)> {
-    let minimum = cpu.minimum.unwrap_or(Millicpus(0));
-    if let Some(maximum) = cpu.maximum
-        && (maximum.0 < minimum.0 || maximum.0 < LEAST_MAXIMUM_MILLICPUS)
-    {
-        let message = format!("{maximum} is less than the minimum of {minimum}, or than 0.1");
-        return Err(("cpu.maximum", message));
+    let config = CpuConfig {
+        shares: cpu.shares,
+        minimum_millicpus: cpu.minimum.map_or(0, |minimum| minimum.0),
+        maximum_millicpus: cpu.maximum.map(|maximum| maximum.0),
+    };
+    check_cpu_limits(&config).map(|()| config)
+}
+
+/// What may be set for a VM's CPU time; else the key, and what is allowed.
+pub(crate) fn check_cpu_limits(cpu: &CpuConfig) -> Result<(), (&'static str, String)> {
+    let minimum = cpu.minimum_millicpus;
+    if let Some(maximum) = cpu.maximum_millicpus.filter(|most| *most < minimum || *most < LEAST_MAXIMUM_MILLICPUS) {
+        let (maximum, minimum) = (Millicpus(maximum), Millicpus(minimum));
+        return Err(("cpu.maximum", format!("{maximum} is less than the minimum of {minimum}, or than 0.1")));
     }
     if let Some(shares) = cpu.shares.filter(|shares| !(1..=MAXIMUM_SHARES).contains(shares)) {
         return Err(("cpu.shares", format!("{shares} is out of range; allowed is 1 to {MAXIMUM_SHARES}")));
     }
-    Ok(CpuConfig {
-        shares: cpu.shares,
-        minimum_millicpus: minimum.0,
-        maximum_millicpus: cpu.maximum.map(|maximum| maximum.0),
-    })
+    Ok(())
 }
 
 fn claim(vm: &VmConfig, path: &Path, taken: &mut Taken) -> Result<(), Error> {

@@ -14,7 +14,7 @@ mod schema;
 mod suggest;
 mod trust;
 
-pub(crate) use file::check_limits;
+pub(crate) use file::{check_cpu_limits, check_limits};
 
 pub use bytes::Bytes;
 pub use cpus::Millicpus;

@@ -21,7 +21,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 use vmtide_bridge::api::client::{Client, Error};
 use vmtide_bridge::api::types::Change;
-use vmtide_bridge::config::{Bytes, DEFAULT_CONTROL_SOCKET};
+use vmtide_bridge::config::{Bytes, DEFAULT_CONTROL_SOCKET, Millicpus};
 use vmtide_bridge::record::Event;
 
 /// How often `events --follow` looks for new ones.
@@ -64,7 +64,7 @@ enum Command {
     Set {
         /// Its name.
         vm: String,
-        /// minimum=256MiB, reservation=512MiB, maximum=2GiB, shares=2000
+        /// minimum=256MiB, reservation=512MiB, maximum=2GiB, shares=2000, cpu.shares=500, cpu.minimum=0.5, cpu.maximum=1500m
         #[arg(required = true, value_name = "KEY=VALUE", value_parser = assignment)]
         changes: Vec<(Key, u64)>,
     },
@@ -109,17 +109,27 @@ enum Key {
     Reservation,
     Maximum,
     Shares,
+    CpuShares,
+    CpuMinimum,
+    CpuMaximum,
 }
 
 fn assignment(text: &str) -> Result<(Key, u64), String> {
     let (key, value) = text.split_once('=').ok_or("allowed is KEY=VALUE")?;
     let bytes = || Bytes::parse(value).map(|bytes| bytes.0);
+    let millicpus = || Millicpus::parse(value).map(|millicpus| millicpus.0);
+    let shares = || value.parse::<u32>().map(u64::from).map_err(|_| format!("{value:?} is not a number of shares"));
     match key {
         "minimum" => Ok((Key::Minimum, bytes()?)),
         "reservation" => Ok((Key::Reservation, bytes()?)),
         "maximum" => Ok((Key::Maximum, bytes()?)),
-        "shares" => Ok((Key::Shares, value.parse().map_err(|_| format!("{value:?} is not a number of shares"))?)),
-        _ => Err(format!("{key:?} cannot be set; allowed are minimum, reservation, maximum and shares")),
+        "shares" => Ok((Key::Shares, shares()?)),
+        "cpu.shares" => Ok((Key::CpuShares, shares()?)),
+        "cpu.minimum" => Ok((Key::CpuMinimum, millicpus()?)),
+        "cpu.maximum" => Ok((Key::CpuMaximum, millicpus()?)),
+        _ => Err(format!(
+            "{key:?} cannot be set; allowed are minimum, reservation, maximum, shares, cpu.shares, cpu.minimum and cpu.maximum"
+        )),
     }
 }
 
@@ -185,12 +195,17 @@ async fn run(cli: &Cli) -> Result<(), Failure> {
         }
         Command::Set { vm, changes } => {
             let changes: BTreeMap<Key, u64> = changes.iter().copied().collect();
-            let shares = changes.get(&Key::Shares).map(|&shares| u32::try_from(shares));
+            let number = |key: Key| changes.get(&key).copied();
+            // They were parsed as such.
+            let shares = |key: Key| number(key).and_then(|shares| u32::try_from(shares).ok());
             let change = Change {
-                minimum_bytes: changes.get(&Key::Minimum).copied(),
-                reservation_bytes: changes.get(&Key::Reservation).copied(),
-                maximum_bytes: changes.get(&Key::Maximum).copied(),
-                shares: shares.transpose().map_err(|_| Failure::Usage("shares: too many".to_owned()))?,
+                minimum_bytes: number(Key::Minimum),
+                reservation_bytes: number(Key::Reservation),
+                maximum_bytes: number(Key::Maximum),
+                shares: shares(Key::Shares),
+                cpu_shares: shares(Key::CpuShares),
+                cpu_minimum_millicpus: number(Key::CpuMinimum),
+                cpu_maximum_millicpus: number(Key::CpuMaximum),
             };
             let vm = client.set(vm, change).await?;
             print(&mut out, cli.json, &vm, || show::limits(&vm))

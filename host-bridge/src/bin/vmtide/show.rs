@@ -191,19 +191,24 @@ fn cpu(cpu: &Cpu) -> String {
             text.push_str(" (one is on its way out)");
         }
     }
-    _ = write!(text, ", {} shares", cpu.shares);
-    if cpu.minimum_millicpus > 0 {
-        _ = write!(text, ", at least {}", Millicpus(cpu.minimum_millicpus));
-    }
-    if let Some(maximum) = cpu.maximum_millicpus {
-        _ = write!(text, ", at most {}", Millicpus(maximum));
-    }
+    text = text + ", " + &cpu_limit_words(cpu);
     match cpu.verdict.and_then(|verdict| verdict.quota_millicpus) {
         Some(quota) if cpu.group.is_some() => _ = write!(text, ", quota {}", Millicpus(quota)),
         _ if cpu.group.is_none() => text.push_str(", no cgroup of its own"),
         _ => {}
     }
     text + ". " + &cpu.standing
+}
+
+fn cpu_limit_words(cpu: &Cpu) -> String {
+    let mut text = format!("{} shares", cpu.shares);
+    if cpu.minimum_millicpus > 0 {
+        _ = write!(text, ", at least {}", Millicpus(cpu.minimum_millicpus));
+    }
+    if let Some(maximum) = cpu.maximum_millicpus {
+        _ = write!(text, ", at most {}", Millicpus(maximum));
+    }
+    text
 }
 
 /// What its agent is and how it behaves. What a guest wrote is printable since its session took it in.
@@ -289,7 +294,8 @@ pub(crate) fn paused(vm: Option<&str>, paused: bool) -> String {
 }
 
 pub(crate) fn limits(vm: &Vm) -> String {
-    format!("{}: {}, until the bridge restarts\n", vm.name, limit_words(vm))
+    let cpu = cpu_limit_words(&vm.cpu);
+    format!("{}: {}; of CPU time {cpu}; until the bridge restarts\n", vm.name, limit_words(vm))
 }
 
 pub(crate) fn event(event: &Event) -> String {

@@ -173,3 +173,30 @@ fn nothing_is_asked_of_whom_an_operator_paused_or_of_agents_that_cannot() {
     bridge.pause(Some("b"), false).unwrap();
     assert_eq!(bridge.ticks(26_000, 10), []);
 }
+
+#[test]
+fn an_operator_sets_limits_of_cpu_time_and_a_wrong_one_changes_nothing() {
+    let mut bridge = Bridge::settled(1024, 300, 300);
+    bridge.on_group(A, Ok("/group".to_owned()));
+    let change = |maximum, shares| Change {
+        shares: Some(7),
+        cpu_minimum_millicpus: Some(500),
+        cpu_maximum_millicpus: Some(maximum),
+        cpu_shares: Some(shares),
+        ..Change::default()
+    };
+    for (wrong, expected) in [
+        (change(400, 10), "cpu.maximum: 0.4 is less than the minimum of 0.5"),
+        (change(600, 0), "cpu.shares: 0 is out of range; allowed is 1 to 1000000"),
+    ] {
+        let message = bridge.set("a", wrong).unwrap_err().message;
+        assert!(message.starts_with(expected), "{message}");
+        let vm = bridge.vm("a").unwrap();
+        assert_eq!((vm.shares, vm.cpu.minimum_millicpus, vm.cpu.maximum_millicpus), (1000, 0, None));
+    }
+    let cpu = bridge.set("a", change(600, 10)).unwrap().cpu;
+    assert_eq!((cpu.shares, cpu.minimum_millicpus, cpu.maximum_millicpus), (10, 500, Some(600)));
+    bridge.time(1_000).on_cpu(2, &[None, None]);
+    let set = Effect::SetCpuTime { vm: A, shares: 10, quota_millicpus: Some(850) };
+    assert!(bridge.take_effects().contains(&set));
+}
