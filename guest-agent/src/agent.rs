@@ -155,6 +155,9 @@ pub async fn run(
     let mut helpers = Helpers { yielder: Yielder::new(root), onliner, trimmer: Trimmer::new(root) };
     let able = [(ONLINE_CPUS, helpers.onliner.is_able()), (TRIM, helpers.trimmer.is_able())];
     let hello = hello(root, able.into_iter().filter_map(|(name, is_able)| is_able.then_some(name)));
+    if is_too_old(&hello.kernel) {
+        warn!("Linux {}: vmtide is made for 5.4 and later; what is missing is said as it is missed", hello.kernel);
+    }
     let (link, link_status) = Link::new(config.bridge.clone(), hello, backoff, to_agent);
     let link = tokio::spawn(link.run(from_agent));
     let mut agent = Agent {
@@ -423,6 +426,12 @@ async fn answer(socket: Option<&StatusSocket>, status: impl FnOnce() -> Status) 
         Some(socket) => socket.answer(status).await,
         None => std::future::pending().await,
     }
+}
+
+/// Whether this release of Linux is before 5.4, if it is one.
+fn is_too_old(release: &str) -> bool {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse::<u32>);
+    matches!((numbers.next(), numbers.next()), (Some(Ok(major)), Some(Ok(minor))) if (major, minor) < (5, 4))
 }
 
 /// Who speaks; empty where the guest does not say.

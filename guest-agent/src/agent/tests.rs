@@ -341,3 +341,12 @@ async fn an_agent_that_may_not_trim_does_not_say_that_it_can_and_says_why_when_a
     assert_eq!((reply.id, reply.status), (7, ReplyStatus::Refused));
     assert!(reply.detail.unwrap().starts_with("cannot: the agent has no CAP_SYS_ADMIN"));
 }
+
+#[test]
+fn a_kernel_before_5_4_is_told_and_what_is_no_release_is_not() {
+    for (release, expected) in
+        [("4.19.0-27-amd64", true), ("5.3.18", true), ("5.4.0", false), ("6.12.1", false), ("", false), ("x", false)]
+    {
+        assert_eq!(is_too_old(release), expected, "{release}");
+    }
+}

@@ -2,11 +2,35 @@
 
 use super::*;
 use crate::fake_bridge::{FakeBridge, allocation, welcome};
+use std::sync::{Arc, Mutex};
 use tokio::task::JoinHandle;
 use vmtide_protocol::agent::Report;
 use vmtide_protocol::bridge::{Reject, RejectReason, SetOnlineCpus, TrimStorage};
 use vmtide_protocol::demand::{Answer, Demand};
 use vmtide_protocol::{BridgeMessage, MAX_LINE_BYTES, SUPPORTED};
+
+/// What was logged.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<'a> tracing_subscriber::fmt::MakeWriter<'a> for Log {
+    type Writer = Self;
+
+    fn make_writer(&'a self) -> Self {
+        self.clone()
+    }
+}
 
 /// A link that runs, and its ends.
 struct Running {
@@ -152,8 +176,13 @@ async fn a_bridge_that_comes_back_is_found_soon_and_what_was_said_meanwhile_is_n
 #[tokio::test(start_paused = true)]
 async fn without_a_bridge_it_neither_spins_nor_gives_up() {
     let dir = tempfile::tempdir().unwrap();
+    let log = Log::default();
+    let lines = tracing_subscriber::fmt().with_writer(log.clone()).with_max_level(tracing::Level::INFO).finish();
+    let _logged = tracing::subscriber::set_default(lines);
     let link = run(Address::Unix(dir.path().join("nobody")));
     sleep(Duration::from_secs(3600)).await;
+    let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    assert!(log.lines().count() == 1 && log.contains("no session"), "{log}");
     let attempts = link.status.borrow().attempts;
     // At most one in 5 s, at least one in 10 s, but for the first few.
     assert!((360..=730).contains(&attempts), "{attempts} attempts in an hour");
