@@ -19,6 +19,7 @@ pub mod plan;
 pub mod record;
 pub mod replay;
 pub mod simulate;
+pub mod sizing;
 mod socket;
 
 /// An error and all its sources, on one line or more.

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 use vmtide_bridge::plan::{HostView, Planner, Policy, Shown, VmView, memory};
-use vmtide_bridge::record::{Ended, Entry, Header, Losses, Outcome, ReadError, StoreError, Tick, Writer, read};
+use vmtide_bridge::record::{Ended, Entry, Header, Losses, Outcome, ReadError, StoreError, Tick, Used, Writer, read};
 
 const MIB: u64 = 1 << 20;
 const RUN: u64 = 1_800_000_000_000;
@@ -20,7 +20,9 @@ fn header(run_unix_ms: u64) -> Header {
 
 fn tick(ms: u64, host: HostView, numbers: Vec<usize>, views: Vec<VmView>) -> Tick {
     let plan = memory::plan(ms, &host, &views, &Policy::default());
-    Tick { ms, unix_ms: RUN + ms, host, numbers, views, plan }
+    let used = Used { cpu_millicpus: ms, io_bytes_per_s: 7, io_ops_per_s: 0 };
+    let used = numbers.iter().filter(|_| ms.is_multiple_of(3_000)).map(|number| (*number, used)).collect();
+    Tick { ms, unix_ms: RUN + ms, host, numbers, views, plan, used }
 }
 
 /// A host whose VMs come and go at random, one tick each second.

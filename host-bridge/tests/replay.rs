@@ -252,3 +252,38 @@ fn a_simulation_goes_to_a_file_and_is_summed_up_on_the_terminal() {
     assert_eq!(output.status.code(), Some(1));
     assert!(stderr(&output).starts_with("vmtide: /nowhere/at/all: cannot be written"), "{}", stderr(&output));
 }
+
+#[test]
+fn a_recording_recommends_fixed_sizes_and_none_for_a_vm_that_it_does_not_have() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("record");
+    let path = path.to_str().unwrap();
+    let output = vmtide(&["simulate", "--vms", "4", "--hours", "1", "--record", path]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let sizes = |more: &[&str]| vmtide(&[&["optimize", "--static", "--recording", path], more].concat());
+    let json = |more: &[&str]| -> serde_json::Value {
+        let output = sizes(&[&["--json"], more].concat());
+        assert!(output.status.success(), "{}", stderr(&output));
+        serde_json::from_slice(&output.stdout).unwrap()
+    };
+    let (usual, all) = (json(&[]), json(&["--percentile", "100"]));
+    let vms = usual["vms"].as_array().unwrap();
+    assert_eq!(vms.len(), 4);
+    for (vm, at_most) in vms.iter().zip(all["vms"].as_array().unwrap()) {
+        let memory = |vm: &serde_json::Value| vm["memory_bytes"].as_u64().unwrap();
+        let [need, most] = [0, 1].map(|at| vm["need_bytes"][at].as_u64().unwrap());
+        assert!(need <= most && memory(vm) > need && memory(vm) <= memory(at_most), "{vm}");
+        assert!(vm["virsh"][0].as_str().unwrap().starts_with("setmaxmem ") && vm["vcpus"].is_null(), "{vm}");
+    }
+    let name = vms[0]["name"].as_str().unwrap();
+    let output = sizes(&["--vm", name]);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(text.contains(&format!("\n{name}\n")) && text.contains("qemu  -m "), "{text}");
+    let output = sizes(&["--vm", "nobody"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("nobody: ") && stderr(&output).contains("no record of such a VM"));
+    for wrong in [&["--percentile", "20"][..], &["--dry-run"]] {
+        assert_eq!(sizes(wrong).status.code(), Some(2), "{wrong:?}");
+    }
+    assert_eq!(vmtide(&["optimize"]).status.code(), Some(2), "--vm or --static");
+}

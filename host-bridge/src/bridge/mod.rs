@@ -34,6 +34,7 @@ mod storage;
 #[cfg(test)]
 mod tests;
 mod trim;
+mod usage;
 mod vm;
 mod yielding;
 

@@ -6,6 +6,7 @@ use super::optimize::Lease;
 use super::reaction::{Reactions, Waiting};
 use super::storage::Storage;
 use super::trim::Trimming;
+use super::usage::Usage;
 use super::vm::{Hypervisor, Vm, moved};
 use crate::api::types::Reload;
 use crate::config::{Bytes, Config};
@@ -59,6 +60,7 @@ pub struct Bridge {
     pub(super) shortage: Shortage,
     pub(super) storage: Storage,
     pub(super) trimming: Trimming,
+    pub(super) usage: Usage,
     /// What the guests know of it.
     pub(super) told: Host,
     pub(super) cpu: CpuBoard,
@@ -96,6 +98,7 @@ impl Bridge {
             shortage: Shortage::default(),
             storage: Storage::new(config.vms.len()),
             trimming: Trimming::default(),
+            usage: Usage::default(),
             told: Host::default(),
             cpu: CpuBoard::new(config.vms.len()),
             reload: None,
@@ -406,7 +409,8 @@ impl Bridge {
         let plan = self.planning.plan(now_ms, &self.host, &views, &self.policy);
         if let Some(records) = &mut self.records {
             let (numbers, views, plan) = (numbers.clone(), views.clone(), plan.clone());
-            let tick = Tick { ms: now_ms, unix_ms: self.now.unix_ms, host: self.host, numbers, views, plan };
+            let used = self.usage.take(now_ms);
+            let tick = Tick { ms: now_ms, unix_ms: self.now.unix_ms, host: self.host, numbers, views, plan, used };
             records.push(Record::Tick(Box::new(tick)));
         }
         let before = self.standing.state();

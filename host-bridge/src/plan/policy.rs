@@ -158,7 +158,7 @@ impl Policy {
     }
 
     /// The margin over `need_bytes`, bytes.
-    pub(super) fn headroom(&self, need_bytes: u64) -> u64 {
+    pub(crate) fn headroom(&self, need_bytes: u64) -> u64 {
         permille(need_bytes, self.headroom_permille).max(self.minimum_headroom_bytes)
     }
 }

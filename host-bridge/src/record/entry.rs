@@ -5,6 +5,7 @@ use super::{frame, patch};
 use crate::plan::{HostView, Millis, Plan, Planner, Policy, Verdict, VmView};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use std::collections::BTreeMap;
 
 /// What a reader must understand to make sense of the lines. A field more is no new format.
 pub const FORMAT: u32 = 1;
@@ -51,6 +52,31 @@ pub struct Tick {
     pub views: Vec<VmView>,
     /// What the planner made of it.
     pub plan: Plan,
+    /// What VMs used of CPUs and disks, by their numbers: with one tick each minute, empty in the others.
+    pub used: BTreeMap<usize, Used>,
+}
+
+/// The most that a VM took in a minute. Memory is in the views.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Used {
+    /// The CPU time that its guest needed, or that it used where it tells nothing, thousandths of a CPU.
+    pub cpu_millicpus: u64,
+    /// Bytes that its disks read and wrote, per second.
+    pub io_bytes_per_s: u64,
+    /// Their operations, per second.
+    pub io_ops_per_s: u64,
+}
+
+impl Used {
+    /// The more of each.
+    pub(crate) fn peak(self, other: Self) -> Self {
+        Self {
+            cpu_millicpus: self.cpu_millicpus.max(other.cpu_millicpus),
+            io_bytes_per_s: self.io_bytes_per_s.max(other.io_bytes_per_s),
+            io_ops_per_s: self.io_ops_per_s.max(other.io_ops_per_s),
+        }
+    }
 }
 
 /// What came of a decision.
@@ -151,7 +177,16 @@ impl Encoder {
         state.insert("host".into(), json(&tick.host)?);
         state.insert("plan".into(), summary(&tick.plan)?);
         state.insert("vms".into(), vms.into());
+        self.add_used(&mut state, tick)?;
         Ok(state.into())
+    }
+
+    fn add_used(&self, state: &mut Map<String, Value>, tick: &Tick) -> serde_json::Result<()> {
+        if !tick.used.is_empty() {
+            let used = tick.used.iter().map(|(number, used)| Ok((self.name(*number), json(used)?)));
+            state.insert("used".into(), used.collect::<serde_json::Result<Map<_, _>>>()?.into());
+        }
+        Ok(())
     }
 
     /// As [`patch::diff`] over both states, which looks into those VMs only that differ.
@@ -169,6 +204,7 @@ impl Encoder {
         if !vms.is_empty() {
             state.insert("vms".into(), vms.into());
         }
+        self.add_used(&mut state, tick)?;
         Ok(state.into())
     }
 

@@ -24,7 +24,7 @@ mod writer;
 
 pub use crate::plan::asking::Asked;
 pub use decisions::{DECISIONS_KEPT, Decision, Decisions, EVENTS_KEPT, Event, Events, Outcome};
-pub use entry::{Ended, FORMAT, FULL_EACH_MS, Header, Tick};
+pub use entry::{Ended, FORMAT, FULL_EACH_MS, Header, Tick, Used};
 pub use explain::{sentence, standing};
 pub use health::{Failure, Health};
 pub use reader::{Entry, Losses, ReadError, read};

@@ -1,6 +1,6 @@
 //! From a recording to the ticks and outcomes in it. What is damaged is skipped and counted.
 
-use super::entry::{Ended, FORMAT, Header, Line, Tick};
+use super::entry::{Ended, FORMAT, Header, Line, Tick, Used};
 use super::frame::{Frames, Piece};
 use super::{patch, store};
 use crate::plan::{HostView, Millis, Plan, Policy, Verdict, VmView};
@@ -125,6 +125,8 @@ struct Members {
     plan: Option<Value>,
     #[serde(default)]
     vms: BTreeMap<String, Value>,
+    #[serde(default)]
+    used: BTreeMap<String, Used>,
 }
 
 impl Reader {
@@ -199,6 +201,7 @@ impl Reader {
             numbers: Vec::new(),
             views: Vec::new(),
             plan: parse(&plan)?,
+            used: BTreeMap::new(),
         };
         let vms = BTreeMap::new();
         let mut state = State { header, numbers, number, is_whole: true, host, plan, vms, tick };
@@ -219,6 +222,8 @@ impl State {
     /// `None` when it cannot be understood; nothing can build on the state then.
     fn apply(&mut self, members: Members) -> Option<()> {
         (self.tick.ms, self.tick.unix_ms) = (members.ms, members.unix_ms);
+        let used = members.used.into_iter().filter_map(|(name, used)| Some((*self.numbers.get(&name)?, used)));
+        self.tick.used = used.collect();
         if let Some(host) = members.host {
             patch::merge(&mut self.host, host);
             self.tick.host = parse::<HostView>(&self.host)?;

@@ -34,6 +34,7 @@ use desk::{Desk, Scene};
 use guest::{Guest, Laws};
 use outcome::Measures;
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Instant;
 use vmtide_protocol::bridge::Intervals;
@@ -191,7 +192,7 @@ impl Host {
 
     fn tick(&self, now_ms: Millis, plan: Plan) -> Tick {
         let (host, numbers, views) = (self.view, self.numbers.clone(), self.views.clone());
-        Tick { ms: now_ms, unix_ms: now_ms, host, numbers, views, plan }
+        Tick { ms: now_ms, unix_ms: now_ms, host, numbers, views, plan, used: BTreeMap::new() }
     }
 }
 

@@ -6,20 +6,25 @@ use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::Write;
+use std::path::PathBuf;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::sleep;
 use vmtide_bridge::api::client::Client;
 use vmtide_bridge::api::optimize::{DURATION_MS, Progress, Taken, Wish};
+use vmtide_bridge::config::DEFAULT_RECORD_DIRECTORY;
 use vmtide_bridge::performance::{Indices, Resource};
+use vmtide_bridge::plan::Policy;
+use vmtide_bridge::record::ReadError;
+use vmtide_bridge::sizing::sizes;
 
 /// How often the bridge is asked how it goes.
 const ASK_EACH: Duration = Duration::from_secs(1);
 
 #[derive(Args)]
 pub struct Optimize {
-    /// Their names.
-    #[arg(long = "vm", required = true, value_name = "NAME", value_delimiter = ',')]
+    /// Their names; with --static all that were recorded when there is none.
+    #[arg(long = "vm", required_unless_present = "fixed", value_name = "NAME", value_delimiter = ',')]
     vms: Vec<String>,
     /// For how long, 1s to 24h; an interrupt ends it early.
     #[arg(long, value_name = "TIME", default_value = "1h", value_parser = duration, conflicts_with = "dry_run")]
@@ -30,6 +35,15 @@ pub struct Optimize {
     /// Only say what would be done now.
     #[arg(long)]
     dry_run: bool,
+    /// Needs no bridge: say which fixed sizes of memory, vCPUs and disks' rates their recorded needs recommend.
+    #[arg(long = "static", conflicts_with_all = ["duration", "resources", "dry_run"])]
+    fixed: bool,
+    /// With --static: so much of the time a size is to be enough, percent.
+    #[arg(long, value_name = "PERCENT", default_value_t = 95, requires = "fixed", value_parser = clap::value_parser!(u32).range(50..=100))]
+    percentile: u32,
+    /// With --static: the recording, a folder of segments.
+    #[arg(long, value_name = "DIRECTORY", default_value = DEFAULT_RECORD_DIRECTORY, requires = "fixed")]
+    recording: PathBuf,
 }
 
 /// Milliseconds.
@@ -66,6 +80,9 @@ struct SummaryVm {
 impl Optimize {
     /// Optimizes until the time is up or an interrupt comes.
     pub async fn run(&self, client: &Client, out: &mut impl Write, json: bool) -> Result<(), Failure> {
+        if self.fixed {
+            return self.sizes(out, json);
+        }
         let wish = Wish {
             vms: self.vms.clone(),
             resources: self.resources.clone(),
@@ -106,6 +123,17 @@ impl Optimize {
         followed?;
         let summary = self.summary(progress, changes);
         print(out, json, &summary, || summary.text())
+    }
+
+    fn sizes(&self, out: &mut impl Write, json: bool) -> Result<(), Failure> {
+        let local = |error: ReadError| Failure::Local(error.to_string());
+        let sizing = sizes(&self.recording, &self.vms, self.percentile, &Policy::default()).map_err(local)?;
+        let known: Vec<&str> = sizing.vms.iter().map(|vm| vm.name.as_str()).collect();
+        if let Some(missing) = self.vms.iter().find(|name| !known.contains(&name.as_str())) {
+            let recording = self.recording.display();
+            return Err(Failure::Local(format!("{missing}: {recording} has no record of such a VM")));
+        }
+        print(out, json, &sizing, || sizing.text())
     }
 
     fn summary(&self, progress: Progress, mut changes: Changes) -> Summary {

@@ -72,6 +72,7 @@ impl Bridge {
             seat.used_millicpus = used.map(|used| used.used_millicpus);
             seat.waited_millicpus = used.and_then(|used| used.waited_millicpus);
         }
+        self.note_usage();
         self.plan_cpu();
     }
 

@@ -1,6 +1,7 @@
 //! CPU time, from what guests report to what is asked of cgroups, guests and hypervisors.
 
 use super::*;
+use crate::bridge::cpu::CpuUse;
 use crate::guests::{Cpu, CpuSignals, Hello, Reply};
 use crate::plan::cpu::{CpuRule, Vcpus};
 use vmtide_protocol::agent::ReplyStatus;
@@ -199,4 +200,22 @@ fn an_operator_sets_limits_of_cpu_time_and_a_wrong_one_changes_nothing() {
     bridge.time(1_000).on_cpu(2, &[None, None]);
     let set = Effect::SetCpuTime { vm: A, shares: 10, quota_millicpus: Some(850) };
     assert!(bridge.take_effects().contains(&set));
+}
+
+#[test]
+fn the_most_of_each_minute_is_recorded_with_the_next_plan() {
+    let mut bridge = Bridge::of_four_vcpus();
+    bridge.keep_records();
+    let using = |used_millicpus| [Some(CpuUse { used_millicpus, waited_millicpus: None }), None];
+    for second in 1..=62 {
+        bridge.time(second * 1_000).on_cpu(2, &using(if second == 30 { 1_900 } else { 100 }));
+        bridge.plan();
+    }
+    let used = |record| match record {
+        Record::Tick(tick) if !tick.used.is_empty() => Some(tick.used),
+        _ => None,
+    };
+    let recorded: Vec<_> = bridge.take_records().into_iter().filter_map(used).collect();
+    let [minute] = recorded.as_slice() else { panic!("{recorded:?}") };
+    assert_eq!((minute[&A].cpu_millicpus, minute.len()), (1_900, 2));
 }
