@@ -204,7 +204,7 @@ impl Bridge {
         let is_asked = !is_paused && !is_fixed;
         (vm.target_bytes, vm.accepted_bytes) = (bytes, bytes);
         vm.asking.on_moved(self.now.ms, false);
-        vm.moving_since = is_asked.then_some(self.now.ms);
+        (vm.held_ms, vm.moving_since) = (self.now.ms, is_asked.then_some(self.now.ms));
         if is_asked {
             self.effects.push(Effect::SetTarget { vm: number, bytes });
         }

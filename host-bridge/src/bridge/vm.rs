@@ -33,6 +33,8 @@ pub(super) struct Vm {
     /// The last target that the hypervisor is known to have taken: until it takes a lower one, it may go there.
     pub accepted_bytes: u64,
     pub history: History,
+    /// When it was last held where it was: the bridge attached, or its planning was resumed.
+    pub held_ms: Millis,
     /// When the move that is under way began.
     pub moving_since: Option<Millis>,
     pub paused: bool,
@@ -53,6 +55,7 @@ impl Vm {
             target_bytes: 0,
             accepted_bytes: 0,
             history: History::default(),
+            held_ms: 0,
             moving_since: None,
             paused: false,
             removed: false,

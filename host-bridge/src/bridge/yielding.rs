@@ -7,13 +7,17 @@ use crate::config::Bytes;
 use crate::guests::Reply;
 use crate::hypervisor::driver::PAGE_BYTES;
 use crate::plan::asking::{Shrink, Way, is_asked_about};
-use crate::plan::{Pace, Rule, Step, Verdict};
+use crate::plan::{Demand, Millis, Pace, Rule, Step, Verdict};
 use crate::record::Asked;
 use vmtide_protocol::agent::ReplyStatus;
 use vmtide_protocol::bridge::YieldMemory;
 
 /// What an agent calls it in its hello.
 const CAPABILITY: &str = "yield_memory";
+
+/// Agents of a bridge that was away dial it every 10 s, and report at once: until then nothing is taken calmly from a guest
+/// that has said nothing, which may be as busy as it was under the bridge before.
+const FIRST_WORD_MS: Millis = 15_000;
 
 impl Bridge {
     /// What is to be done of `step` now, and what the guest said to it; `None` while that is not known.
@@ -26,6 +30,10 @@ impl Bridge {
                 self.tell_broken(number);
             }
             return Some((step, None));
+        }
+        let is_unheard = matches!(self.demand(number), Demand::Unknown { .. });
+        if is_unheard && now_ms.saturating_sub(vm.held_ms) < FIRST_WORD_MS {
+            return None;
         }
         let bytes = step.from_bytes - step.to_bytes;
         let shrink = Shrink {

@@ -173,3 +173,21 @@ fn the_record_of_a_plan_is_the_plans_whatever_the_guest_says() {
     assert_eq!(tick.plan, plan::memory::plan(tick.ms, &tick.host, &tick.views, &Policy::default()));
     assert!(tick.plan.verdicts[A].step.is_some(), "the step is planned, and asked about");
 }
+
+#[test]
+fn a_guest_that_a_new_bridge_has_not_heard_yet_loses_nothing_to_anothers_calm_wish() {
+    let mut bridge = bridge(1024);
+    for (vm, mib) in [(A, 600), (B, 380)] {
+        bridge.on_sighting(vm, Sighting::Attached(state(mib)));
+        bridge.sees(vm, mib);
+    }
+    let mut taken_s = None;
+    for second in 1..=60 {
+        bridge.time(second * 1_000).on_guest(B, &report(480, Urgency::Normal, 0));
+        let (_, targets) = bridge.asks();
+        if taken_s.is_none() && targets.iter().any(|(vm, mib)| *vm == A && *mib < 600) {
+            taken_s = Some(second);
+        }
+    }
+    assert_eq!(taken_s, Some(15), "its agent had the time to dial");
+}
