@@ -22,7 +22,7 @@ use crate::sense::{SenseError, StallTrigger};
 use crate::status::{SessionStatus, Status, StatusSocket};
 use crate::supervisor::Supervisor;
 use crate::tune::control::{self, Asked};
-use crate::tune::{Tuner, inventory, journal::LockError};
+use crate::tune::{Tuner, facts::version, inventory, journal::LockError};
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::future::Future;
@@ -430,8 +430,7 @@ async fn answer(socket: Option<&StatusSocket>, status: impl FnOnce() -> Status) 
 
 /// Whether this release of Linux is before 5.4, if it is one.
 fn is_too_old(release: &str) -> bool {
-    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse::<u32>);
-    matches!((numbers.next(), numbers.next()), (Some(Ok(major)), Some(Ok(minor))) if (major, minor) < (5, 4))
+    (1..5_004).contains(&version(release))
 }
 
 /// Who speaks; empty where the guest does not say.

@@ -159,7 +159,7 @@ fn counted(list: Option<String>) -> u64 {
 }
 
 /// `6.12.43-cloud` is 6012; 0 for what is no release.
-fn version(release: &str) -> u64 {
+pub(crate) fn version(release: &str) -> u64 {
     let mut parts = release.split(|c: char| !c.is_ascii_digit()).map(|part| part.parse::<u64>().ok());
     match (parts.next().flatten(), parts.next().flatten()) {
         (Some(major), Some(minor)) if major < 1_000 && minor < 1_000 => major * 1_000 + minor,

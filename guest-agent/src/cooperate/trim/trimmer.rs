@@ -224,7 +224,7 @@ fn refused(id: u64, why: String) -> Reply {
 mod tests {
     use super::*;
     use crate::sense::fixture::write;
-    use std::os::unix::fs::symlink;
+    use std::os::unix::fs::{FileExt, symlink};
     use tempfile::TempDir;
 
     const ABLE: &str = "CapEff:\t0000000000200000\n";
@@ -282,15 +282,19 @@ mod tests {
     #[test]
     fn a_busy_guest_is_left_alone() {
         let root = guest(ABLE, "4096\n");
-        let pressure = |us: u64| write(root.path(), "proc/pressure/io", &format!("some avg10=0 total={us}\n"));
-        pressure(0);
+        write(root.path(), "proc/pressure/io", "some avg10=0 total=000000000\n");
+        let pressure = std::fs::File::options().write(true).open(root.path().join("proc/pressure/io")).unwrap();
         let file_system = FileSystem { mounted_at: "/".into(), device: None };
         let pass = Pass::default();
         thread::scope(|scope| {
             let walk = scope.spawn(|| pass.walk(root.path(), &[file_system]));
-            // Half of the rest before the first range.
-            thread::sleep(Duration::from_millis(40));
-            pressure(90_000);
+            // Whenever its rest before the first range is: others wait all the time, and each reading is a whole one.
+            let began = std::time::Instant::now();
+            while !walk.is_finished() {
+                let line = format!("some avg10=0 total={:09}\n", began.elapsed().as_micros());
+                pressure.write_all_at(line.as_bytes(), 0).unwrap();
+                thread::sleep(Duration::from_millis(1));
+            }
             walk.join().unwrap();
         });
         assert_eq!(*pass.tally(), Tally { each: Vec::new(), stop: Some(Stop::Busy) });
