@@ -6,7 +6,11 @@ use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{Kernel, Lab, Vm, VmConfig, vm::MIB, wait_for};
+use crate::{
+    Kernel, Lab, Vm, VmConfig,
+    vm::{MIB, ZRAM_MODULES},
+    wait_for,
+};
 
 const BOOTED_MIB: u64 = 768;
 /// What the balloon leaves of it.
@@ -72,9 +76,7 @@ impl TunedGuest {
     }
 
     async fn add_zram(&self) -> Result<()> {
-        let modules = "zsmalloc lz4_compress lz4hc_compress lzo_rle zstd_compress zstd zram";
-        // What a kernel has built in it has no module of.
-        self.vm.run(&format!("for module in {modules}; do insmod /lib/more/$module.ko; done; true")).await?;
+        self.vm.load(&ZRAM_MODULES).await?;
         let swap = format!("echo {LEFT_MIB}M >/sys/block/zram0/disksize && mkswap /dev/zram0 && swapon /dev/zram0");
         self.vm.run(&swap).await.map(drop)
     }

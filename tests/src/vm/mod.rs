@@ -38,6 +38,10 @@ pub(crate) use scratch::sweep as sweep_scratch;
 
 use crate::Lab;
 
+/// zram's modules, in the order in which they load; a kernel has those that it needs.
+pub const ZRAM_MODULES: [&str; 7] =
+    ["zsmalloc", "lz4_compress", "lz4hc_compress", "lzo_rle", "zstd_compress", "zstd", "zram"];
+
 /// Three guests that boot at once on two cores with TCG stay far below this.
 const BOOT_TIMEOUT: Duration = Duration::from_secs(90);
 
@@ -138,6 +142,17 @@ impl Vm {
             return Err(self.explain(error));
         }
         Ok(output.stdout)
+    }
+
+    /// Loads those of these modules in `/lib/more` that the kernel does not have built in, in this order.
+    ///
+    /// # Errors
+    /// When one cannot be loaded.
+    pub async fn load(&self, modules: &[&str]) -> Result<()> {
+        for name in modules {
+            self.run(&format!("test ! -e /lib/more/{name}.ko || insmod /lib/more/{name}.ko")).await?;
+        }
+        Ok(())
     }
 
     /// Runs a shell line in the guest, whatever its exit code.

@@ -13,15 +13,10 @@ use tokio::{
     net::{UnixListener, UnixStream},
     sync::watch,
 };
-use vmtide_lab::{Kernel, Lab, Vm, VmConfig, wait_for};
+use vmtide_lab::{Kernel, Lab, Vm, VmConfig, vm::ZRAM_MODULES, wait_for};
 
 /// Generous: two cores that translate run all of it.
 pub const SOON: Duration = Duration::from_secs(30);
-
-/// zram's modules, in the order in which they load; a kernel has those that it needs.
-const ZRAM: &str = "for name in zsmalloc lz4_compress lz4hc_compress lzo_rle zstd_compress zstd zram; do
-  test ! -e /lib/more/$name.ko || insmod /lib/more/$name.ko
-done";
 
 /// Files that hold the same limit as a knob's.
 const TWINS: [&str; 2] = ["/proc/sys/vm/dirty_ratio", "/proc/sys/vm/dirty_background_ratio"];
@@ -55,7 +50,7 @@ impl Guest {
     /// Boots a guest and prepares it: every file of the catalogue is known, no agent runs.
     pub async fn boot(kernel: Kernel, mib: u64) -> Result<Self> {
         let vm = Lab::ready()?.launch(VmConfig::new("tuned", kernel).memory_mib(mib).vcpus(2).disk_mib(64)).await?;
-        vm.run(ZRAM).await?;
+        vm.load(&ZRAM_MODULES).await?;
         // A second or more after it has booted, a kernel goes from its first clock to the better one by itself.
         wait_for("the kernel has settled on a clock", SOON, async || {
             Ok(!["jiffies", "refined-jiffies", "tsc-early"].contains(&vm.read(CLOCK, 0).await?.trim()))
