@@ -67,24 +67,31 @@ struct Seen {
     used: Vec<Used>,
 }
 
+/// The needs that a tick showed.
+struct Shown {
+    run_unix_ms: u64,
+    ms: Millis,
+    needs_mib: Vec<(String, u64)>,
+}
+
 /// Sizes for `names`, or for all that were recorded.
 ///
 /// # Errors
 /// [`ReadError`] when there is nothing to read. A name that was not recorded has no size.
 pub fn sizes(path: &Path, names: &[String], percentile: u32, policy: &Policy) -> Result<Sizing, ReadError> {
     let mut seen: BTreeMap<String, Seen> = BTreeMap::new();
-    let mut last: Option<(u64, Millis)> = None;
+    // What a tick shows counts until the next one, as in a replay.
+    let mut last: Option<Shown> = None;
     let losses = read(path, |entry| {
         let Entry::Tick(header, tick) = entry else { return };
         let of = |number: usize| header.vms.get(number).filter(|name| names.is_empty() || names.contains(name));
-        // What a tick shows held since the one before.
-        let before = last.replace((header.run_unix_ms, tick.ms));
-        let held_ms = before.filter(|(run, _)| *run == header.run_unix_ms);
-        let held_ms = held_ms.map_or(0, |(_, ms)| tick.ms.saturating_sub(ms));
-        for (name, need_bytes) in needs(tick).filter_map(|(number, need)| Some((of(number)?, need))) {
-            let seen = seen.entry(name.clone()).or_default();
-            if (1..=GAP_MS).contains(&held_ms) {
-                *seen.needs.entry(need_bytes.div_ceil(MIB)).or_default() += held_ms;
+        let needs_mib =
+            needs(tick).filter_map(|(number, need)| Some((of(number)?.clone(), need.div_ceil(MIB)))).collect();
+        let now = Shown { run_unix_ms: header.run_unix_ms, ms: tick.ms, needs_mib };
+        if let Some(before) = last.replace(now).filter(|before| before.run_unix_ms == header.run_unix_ms) {
+            let held_ms = tick.ms.saturating_sub(before.ms);
+            for (name, need_mib) in before.needs_mib.into_iter().filter(|_| held_ms <= GAP_MS) {
+                *seen.entry(name).or_default().needs.entry(need_mib).or_default() += held_ms;
             }
         }
         for (number, used) in &tick.used {

@@ -119,7 +119,7 @@ fn saw(demand: &Demand, tax: Option<&IdleTax>) -> String {
                 Urgency::Critical => "in a critical state",
             };
             let (need, floor) = (Bytes(demand.need_bytes), Bytes(demand.floor_bytes));
-            let taxed = tax.map(taxed).unwrap_or_default();
+            let taxed = tax.filter(|tax| tax.active_bytes < demand.need_bytes).map(taxed).unwrap_or_default();
             format!("The guest is {urgency}, needs {need} and says {floor} is safe.{taxed}")
         }
         Demand::Stale { floor_bytes, shown_use_bytes } => {
