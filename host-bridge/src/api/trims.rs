@@ -1,5 +1,6 @@
 //! What became of requests to give unused blocks back, and where images are, for an operator.
 
+use crate::config::Bytes;
 use crate::plan::trim::PoolSpace;
 use serde::{Deserialize, Serialize};
 
@@ -36,6 +37,29 @@ pub struct Trim {
     pub pool_bytes: Option<i64>,
     /// Whether nothing more comes.
     pub is_over: bool,
+}
+
+impl Trim {
+    /// What the guest said, in a sentence.
+    pub fn said(&self) -> String {
+        let given = Bytes(self.given_bytes);
+        let text = match self.state {
+            TrimState::Asked => "its guest gives unused blocks back now".to_owned(),
+            TrimState::Done => format!("its guest says it gave {given} back"),
+            TrimState::Partial => format!("its guest says it gave {given} back, not all"),
+            TrimState::Refused => "its guest gives no blocks back".to_owned(),
+            TrimState::Unsupported => "its agent does not know how to give blocks back".to_owned(),
+            TrimState::Unanswered => "it is not known whether blocks were given back".to_owned(),
+        };
+        text + &self.detail.as_ref().map(|detail| format!(" ({detail})")).unwrap_or_default()
+    }
+
+    /// What came of it where its images are, once that is known.
+    pub fn room(&self) -> Option<String> {
+        let change = self.pool_bytes?;
+        let (amount, which) = (Bytes(change.unsigned_abs()), if change < 0 { "less" } else { "more" });
+        Some(format!("its pools have {amount} {which} room than before it was asked"))
+    }
 }
 
 /// How a request stands.

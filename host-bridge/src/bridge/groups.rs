@@ -85,11 +85,12 @@ impl Groups {
         self.seats.iter_mut().enumerate().filter_map(look).collect()
     }
 
-    /// What each VM's process used, and waited, since the last call; `None` until there are two readings.
-    pub(super) fn used(&mut self, now_ms: Millis) -> Vec<Option<CpuUse>> {
+    /// What each VM's process used since the last call, and, if that is asked for, how long its threads waited, which each of them
+    /// has to be looked at for; `None` until there are two readings.
+    pub(super) fn used(&mut self, now_ms: Millis, with_waits: bool) -> Vec<Option<CpuUse>> {
         let used = |seat: &mut Seat| {
             let process = seat.process?;
-            let now = CpuTime { used: process.cpu_ms()?, waited: process.waited_ms() };
+            let now = CpuTime { used: process.cpu_ms()?, waited: if with_waits { process.waited_ms() } else { None } };
             let (last_ms, last) = seat.last.replace((now_ms, now))?;
             let elapsed_ms = now_ms.saturating_sub(last_ms).max(1);
             let millicpus = |now: u64, last: u64| now.saturating_sub(last).saturating_mul(1000) / elapsed_ms;

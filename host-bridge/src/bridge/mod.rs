@@ -22,6 +22,7 @@ mod control;
 mod cpu;
 mod effect;
 mod groups;
+mod hearing;
 mod hints;
 mod optimize;
 mod performance;
@@ -151,7 +152,7 @@ pub async fn run(config: Config, path: PathBuf, mut host: Host) -> Result<(), Er
                 for (vm, found) in shell.groups.find(now.ms) {
                     bridge.on_group(vm, found);
                 }
-                bridge.on_cpu(cgroup::host_cpus(Path::new("/")).unwrap_or(0), &shell.groups.used(now.ms));
+                bridge.on_cpu(cgroup::host_cpus(Path::new("/")).unwrap_or(0), &shell.groups.used(now.ms, bridge.is_cpu_contended()));
                 if let Some((looked_ms, images)) = shell.pools.tend(now.ms, || bridge.images()) {
                     bridge.on_images(looked_ms, &images);
                 }

@@ -72,9 +72,10 @@ pub(super) struct Moved {
 }
 
 impl Moved {
-    fn taken(self, id: u64, at_unix_ms: u64) -> Taken {
+    fn taken(&self, id: u64, at_unix_ms: u64) -> Taken {
         let Self { resource, unit, from, to, reason } = self;
-        Taken { id, at_unix_ms, resource, unit: unit.to_owned(), from, to, reason, outcome: None }
+        let (unit, reason) = ((*unit).to_owned(), reason.clone());
+        Taken { id, at_unix_ms, resource: *resource, unit, from: *from, to: *to, reason, outcome: None }
     }
 }
 
@@ -92,7 +93,7 @@ impl Bridge {
     }
 
     /// Takes in what was just asked for a VM, if that is being optimized.
-    pub(super) fn lease_change(&mut self, number: usize, moved: Moved) {
+    pub(super) fn lease_change(&mut self, number: usize, moved: &Moved) {
         let at_unix_ms = self.now.unix_ms;
         let Some(lease) = self.lease.as_mut().filter(|lease| lease.resources.contains(&moved.resource)) else { return };
         if !lease.has(number) {
@@ -260,24 +261,17 @@ impl Bridge {
 
     /// What a lease would do at this moment; changes nothing.
     fn try_lease(&self, numbers: &[usize], wish: &Wish) -> Progress {
-        let (planned, views, plan) = self.would_plan(|number| {
-            self.is_paused(number) && !(numbers.contains(&number) && wish.resources.contains(&Resource::Memory))
-        });
-        let is_open = |number: usize, resource: Resource| {
-            numbers.contains(&number) && wish.resources.contains(&resource) || !self.is_paused_of(number, resource)
+        let wants = |resource: Resource| wish.resources.contains(&resource);
+        let is_paused = |number: usize, resource: Resource| {
+            self.is_paused_of(number, resource) && !(numbers.contains(&number) && wants(resource))
         };
-        let wanted = |resource: Resource| wish.resources.contains(&resource);
-        let cpu = if wanted(Resource::Cpu) {
-            self.would_move_cpu(|number| !is_open(number, Resource::Cpu))
-        } else {
-            Vec::new()
-        };
-        let io =
-            if wanted(Resource::Io) { self.would_hold(|number| !is_open(number, Resource::Io)) } else { Vec::new() };
+        let (planned, views, plan) = self.would_plan(|number| is_paused(number, Resource::Memory));
+        let mut others = self.would_move_cpu(|number| is_paused(number, Resource::Cpu));
+        others.extend(self.would_hold(|number| is_paused(number, Resource::Io)));
         let change = |number: usize| {
             let at = planned.iter().position(|planned| *planned == number)?;
             let (verdict, view): (_, &VmView) = (plan.verdicts.get(at)?, views.get(at)?);
-            let step = verdict.step.filter(|_| wish.resources.contains(&Resource::Memory))?;
+            let step = verdict.step.filter(|_| wants(Resource::Memory))?;
             Some(Taken {
                 id: 0,
                 at_unix_ms: self.now.unix_ms,
@@ -289,10 +283,9 @@ impl Bridge {
                 outcome: None,
             })
         };
-        let mut moved: Vec<(usize, Moved)> = cpu.into_iter().chain(io).collect();
-        let mut others = |number: usize| {
-            let its: Vec<_> = moved.extract_if(.., |(of, _)| *of == number).collect();
-            its.into_iter().map(|(_, moved)| moved.taken(0, self.now.unix_ms))
+        let moves = |number: usize| {
+            let its = others.iter().filter(move |(of, moved)| *of == number && wants(moved.resource));
+            its.map(|(_, moved)| moved.taken(0, self.now.unix_ms))
         };
         let optimized = |&number: &usize| {
             let meter = &self.vms[number].meter;
@@ -302,7 +295,7 @@ impl Bridge {
                 was_paused: self.paused || self.vms[number].paused,
                 before: Indices::of(each, &wish.resources),
                 after: Indices::default(),
-                changes: change(number).into_iter().chain(others(number)).collect(),
+                changes: change(number).into_iter().chain(moves(number)).collect(),
             }
         };
         Progress {

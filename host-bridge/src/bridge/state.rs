@@ -10,18 +10,16 @@ use super::usage::Usage;
 use super::vm::{Hypervisor, Vm, moved};
 use crate::api::types::Reload;
 use crate::config::{Bytes, Config};
-use crate::guests::{GuestEvent, Views};
+use crate::guests::Views;
 use crate::hypervisor::driver::Sighting;
 use crate::hypervisor::{Error, MachineState};
 use crate::plan::asking::Asking;
 use crate::plan::{
-    Demand, History, HostState, HostView, MIB, Millis, Planning, Policy, Shortage, Standing, Step, Urgency, Verdict,
-    VmView, active_bytes,
+    Demand, History, HostState, HostView, MIB, Millis, Planning, Policy, Shortage, Standing, Step, Verdict, VmView,
 };
 use crate::record::{Asked, Decision, Ended, Events, Health, Outcome, Record, Tick};
 use std::collections::HashMap;
 use std::time::Duration;
-use vmtide_protocol::agent::EventKind;
 use vmtide_protocol::bridge::Host;
 
 /// How soon after the last plan a guest in need is planned for.
@@ -109,6 +107,11 @@ impl Bridge {
             replan: None,
             records: None,
         }
+    }
+
+    /// Whether there is somebody to take records.
+    pub(super) fn is_recorded(&self) -> bool {
+        self.records.is_some()
     }
 
     /// From here on plans and outcomes are kept until [`Bridge::take_records`].
@@ -329,53 +332,6 @@ impl Bridge {
         vm.asking.on_moved(self.now.ms, false);
         vm.verdict = None;
         self.want_plan(URGENT);
-    }
-
-    /// Takes in what a guest said, or what became of its session.
-    pub fn on_guest(&mut self, number: usize, event: &GuestEvent) {
-        if self.vms[number].removed {
-            return;
-        }
-        let now_ms = self.now.ms;
-        self.guests.apply(number, now_ms, event);
-        self.meter_guest(number, event);
-        match event {
-            GuestEvent::Connected(hello) => {
-                self.vms[number].asking.on_session();
-                self.on_cpu_session(number);
-                self.on_trim_lost(number);
-                self.remember(number, format!("its agent {} reports, on Linux {}", hello.agent, hello.kernel));
-            }
-            GuestEvent::Demand { demand, urgent, .. } => {
-                if let Some(cpu) = &demand.cpu {
-                    self.on_online_report(number, cpu.signals.online_cpus);
-                }
-                let Some(memory) = &demand.memory else { return };
-                let vm = &mut self.vms[number];
-                let active_bytes = active_bytes(&memory.demand, memory.idle().as_ref());
-                vm.history = vm.history.after_demand(now_ms, memory.demand.need_bytes);
-                vm.history = vm.history.after_activity(now_ms, active_bytes);
-                let waits = memory.demand.need_bytes > vm.allocation_bytes();
-                vm.waiting.on_demand(now_ms, if waits { memory.waiting_ms } else { 0 });
-                if *urgent || memory.demand.urgency >= Urgency::Pressed {
-                    self.want_plan(URGENT);
-                }
-            }
-            GuestEvent::Reply(reply) => {
-                if !self.on_online_reply(number, reply) && !self.on_trim_reply(number, reply) {
-                    self.on_reply(number, reply);
-                }
-            }
-            GuestEvent::Happened { event, message } => {
-                let what = if *event == EventKind::Tuning { "tuning in its guest" } else { "its guest says" };
-                self.remember(number, format!("{what}: {message}"));
-            }
-            GuestEvent::Disconnected { end, .. } => {
-                self.remember(number, format!("its agent's session ended: {end}"));
-                self.on_trim_lost(number);
-            }
-            GuestEvent::Refused(_) => self.refused += 1,
-        }
     }
 
     /// What the planner goes by for a VM.

@@ -117,12 +117,11 @@ impl Bridge {
             }
             let moved = moved(before, &verdict);
             self.effects.push(Effect::SetThrottle { vm: number, throttle: now });
-            let message = moved.reason.clone();
-            self.lease_change(number, moved);
+            self.lease_change(number, &moved);
             if before.is_some() == now.is_some() {
-                self.remember(number, message);
+                self.remember(number, moved.reason);
             } else {
-                self.note(number, message);
+                self.note(number, moved.reason);
             }
         }
     }

@@ -5,7 +5,7 @@ use super::state::{Bridge, Now};
 use crate::api::Control;
 use crate::api::types::{Change, VmState};
 use crate::config::{Address, Config, RecordConfig, VmConfig};
-use crate::guests::{Demand, GuestEvent, Memory, MemorySignals, Tally};
+use crate::guests::{Demand, GuestEvent, Hello, Memory, MemorySignals, Tally};
 use crate::hypervisor::driver::Sighting;
 use crate::hypervisor::{Error, MachineState, Makeup};
 use crate::plan::actuator::{self, Parts, Speeds};
@@ -74,6 +74,13 @@ fn lost() -> Error {
 
 fn absent() -> Error {
     Error::Absent { path: "/a".into(), source: std::io::ErrorKind::ConnectionRefused.into() }
+}
+
+/// An agent that can do this begins a session.
+fn hello(capabilities: &[&str]) -> GuestEvent {
+    let capabilities = capabilities.iter().map(|name| (*name).to_owned()).collect();
+    let (agent, kernel, boot_id) = ("0.1".to_owned(), "6.12".to_owned(), "x".to_owned());
+    GuestEvent::Connected(Hello { protocol: 1, agent, kernel, boot_id, capabilities })
 }
 
 fn report(need_mib: u64, urgency: Urgency, waiting_ms: u64) -> GuestEvent {

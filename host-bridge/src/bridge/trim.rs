@@ -246,15 +246,8 @@ impl Bridge {
         (last.state, last.given_bytes) = (state, given_bytes);
         // Nothing was given: there is nothing to wait for.
         last.is_over = given_bytes == 0 || !is_known;
-        last.detail.clone_from(&detail);
-        let detail = detail.map(|detail| format!(" ({detail})")).unwrap_or_default();
-        let message = match state {
-            TrimState::Asked | TrimState::Done => format!("its guest says it gave {} back{detail}", Bytes(given_bytes)),
-            TrimState::Partial => format!("its guest says it gave {} back, not all{detail}", Bytes(given_bytes)),
-            TrimState::Refused => format!("its guest gives no blocks back{detail}"),
-            TrimState::Unsupported => "its agent does not know how to give blocks back".to_owned(),
-            TrimState::Unanswered => format!("it is not known whether blocks were given back{detail}"),
-        };
+        last.detail = detail;
+        let message = last.said();
         self.note(number, format!("storage: {message}"));
     }
 
@@ -274,9 +267,9 @@ impl Bridge {
             last.is_over = true;
             last.pool_bytes = room_bytes
                 .map(|now_bytes| i64::try_from(i128::from(now_bytes) - i128::from(before_bytes)).unwrap_or(i64::MAX));
-            let Some(change) = last.pool_bytes else { continue };
-            let (word, which) = (Bytes(change.unsigned_abs()), if change < 0 { "less" } else { "more" });
-            self.note(number, format!("storage: its pools have {word} {which} room than before it was asked"));
+            if let Some(room) = last.room() {
+                self.note(number, format!("storage: {room}"));
+            }
         }
     }
 

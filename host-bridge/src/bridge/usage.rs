@@ -32,21 +32,24 @@ impl Usage {
 }
 
 impl Bridge {
-    /// Takes in what the VMs that run take now.
+    /// Takes in what the VMs that run take now, where that is recorded.
     pub(super) fn note_usage(&mut self) {
         let now_ms = self.now.ms;
+        if !self.is_recorded() {
+            return;
+        }
         for number in 0..self.vms.len() {
-            let Some(state) = self.vms[number].attached() else { continue };
-            let cpu = self.describe_cpu(number);
+            if !self.vms[number].attached().is_some_and(|state| state.running) {
+                continue;
+            }
+            let need_millicpus = self.guests.cpu(number, now_ms).map(|cpu| cpu.need_millicpus);
             let io = self.storage.vms[number].done(now_ms);
             let used = Used {
-                cpu_millicpus: cpu.need_millicpus.or(cpu.used_millicpus).unwrap_or(0),
+                cpu_millicpus: need_millicpus.or(self.cpu.used_millicpus(number)).unwrap_or(0),
                 io_bytes_per_s: io.bytes_per_s,
                 io_ops_per_s: io.ops_per_s,
             };
-            if state.running {
-                self.usage.add(now_ms, number, used);
-            }
+            self.usage.add(now_ms, number, used);
         }
     }
 }

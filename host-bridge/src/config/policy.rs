@@ -59,17 +59,14 @@ pub(super) fn overlay(policy: &Policy, section: Section) -> Result<Policy, (Stri
 /// # Errors
 /// The key that is wrong, with what was found and what is allowed.
 pub(super) fn agree(policy: &Policy) -> Result<(), (&'static str, String)> {
-    for (key, clear, short) in [
-        ("policy.cpu_clear_permille", policy.cpu_clear_permille, policy.cpu_short_permille),
-        ("policy.io_clear_permille", policy.io_clear_permille, policy.io_short_permille),
+    for (key, found, upper, most) in [
+        ("policy.cpu_clear_permille", policy.cpu_clear_permille, "cpu_short_permille", policy.cpu_short_permille),
+        ("policy.io_clear_permille", policy.io_clear_permille, "io_short_permille", policy.io_short_permille),
         // The other way round: room is short when there is less of it.
-        ("policy.trim_low_permille", policy.trim_low_permille, policy.trim_clear_permille),
+        ("policy.trim_low_permille", policy.trim_low_permille, "trim_clear_permille", policy.trim_clear_permille),
     ] {
-        if clear > short {
-            let upper = key.replace("policy.", "");
-            let upper =
-                if upper.starts_with("trim") { upper.replace("low", "clear") } else { upper.replace("clear", "short") };
-            return Err((key, format!("{clear} is more than {upper} ({short}); allowed is up to that")));
+        if found > most {
+            return Err((key, format!("{found} is more than {upper} ({most}); allowed is up to that")));
         }
     }
     Ok(())

@@ -5,7 +5,6 @@ use std::io::Write;
 use std::time::Duration;
 use vmtide_bridge::api::client::Client;
 use vmtide_bridge::api::trims::{Trim, TrimState};
-use vmtide_bridge::config::Bytes;
 
 /// How often it looks.
 const LOOK: Duration = Duration::from_millis(500);
@@ -26,23 +25,7 @@ pub(crate) async fn run(client: &Client, vm: &str, out: &mut impl Write, json: b
     }
 }
 
-/// What came of a request, as in `gave 1200 MiB back (/: 1258291200 bytes); there is 1100 MiB more room on the host`.
+/// What the guest said, and what came of it on the host.
 pub(crate) fn words(trim: &Trim) -> String {
-    let given = Bytes(trim.given_bytes);
-    let mut text = match trim.state {
-        TrimState::Asked => "gives unused blocks back now".to_owned(),
-        TrimState::Done => format!("gave {given} back"),
-        TrimState::Partial => format!("gave {given} back, not all"),
-        TrimState::Refused => "gave nothing back".to_owned(),
-        TrimState::Unsupported => "its agent does not know how to give blocks back".to_owned(),
-        TrimState::Unanswered => "it is not known whether it gave blocks back".to_owned(),
-    };
-    if let Some(detail) = &trim.detail {
-        text += &format!(" ({detail})");
-    }
-    if let Some(bytes) = trim.pool_bytes {
-        let which = if bytes < 0 { "less" } else { "more" };
-        text += &format!("; there is {} {which} room on the host than before", Bytes(bytes.unsigned_abs()));
-    }
-    text
+    [Some(trim.said()), trim.room()].into_iter().flatten().collect::<Vec<_>>().join("; ")
 }

@@ -62,6 +62,10 @@ impl CpuBoard {
             last_id: 1 << 32,
         }
     }
+
+    pub(super) fn used_millicpus(&self, number: usize) -> Option<u64> {
+        self.seats[number].used_millicpus
+    }
 }
 
 impl Bridge {
@@ -74,6 +78,11 @@ impl Bridge {
         }
         self.note_usage();
         self.plan_cpu();
+    }
+
+    /// Whether VMs want more CPU time than there is: only then it counts who waits.
+    pub fn is_cpu_contended(&self) -> bool {
+        self.cpu.is_contended
     }
 
     /// Takes in where a VM's group is, or why there is none to set.
@@ -139,12 +148,12 @@ impl Bridge {
         true
     }
 
-    /// The VM is gone.
     /// Takes in another VM.
     pub(super) fn add_cpu(&mut self) {
         self.cpu.seats.push(CpuSeat::default());
     }
 
+    /// The VM is gone.
     pub(super) fn forget_cpu(&mut self, number: usize) {
         self.cpu.seats[number] = CpuSeat::default();
     }
@@ -171,7 +180,7 @@ impl Bridge {
                 continue;
             }
             for moved in moves(seat, &views[number], &verdict) {
-                self.lease_change(number, moved);
+                self.lease_change(number, &moved);
             }
             let seat = &mut self.cpu.seats[number];
             let wanted = (verdict.weight_shares, verdict.quota_millicpus);

@@ -13,14 +13,7 @@ impl Bridge {
     fn of_four_vcpus() -> Self {
         let mut bridge = Bridge::settled(2048, 300, 300);
         for vm in [A, B] {
-            let hello = Hello {
-                protocol: 1,
-                agent: "0.1".into(),
-                kernel: "6.12".into(),
-                boot_id: "x".into(),
-                capabilities: vec!["set_online_cpus".into()],
-            };
-            bridge.on_guest(vm, &GuestEvent::Connected(hello));
+            bridge.on_guest(vm, &hello(&["set_online_cpus"]));
             bridge.has_vcpus(vm, 4);
             bridge.on_group(vm, Ok(format!("/vms/{vm}")));
         }

@@ -3,7 +3,7 @@
 use super::*;
 use crate::api::trims::{Trim, TrimState};
 use crate::api::types::Refusal;
-use crate::guests::{End, Hello, Reply};
+use crate::guests::{End, Reply};
 use crate::host::pools::Image;
 use crate::hypervisor::IoSeen;
 use crate::plan::HostLoad;
@@ -13,12 +13,6 @@ use vmtide_protocol::bridge::TrimStorage;
 
 const GIB: u64 = 1024 * MIB;
 const POOL: u64 = 7;
-
-fn hello(capabilities: &[&str]) -> GuestEvent {
-    let capabilities = capabilities.iter().map(|name| (*name).to_owned()).collect();
-    let (agent, kernel, boot_id) = ("0.1".to_owned(), "6.12".to_owned(), "x".to_owned());
-    GuestEvent::Connected(Hello { protocol: 1, agent, kernel, boot_id, capabilities })
-}
 
 /// Its disk did nothing by now, or wrote 64 MiB each second.
 fn wrote(second: u64, is_busy: bool) -> Sighting {

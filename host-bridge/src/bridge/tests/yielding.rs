@@ -1,7 +1,7 @@
 //! Guests that are asked before their balloons inflate, and what becomes of those that do not keep their word.
 
 use super::*;
-use crate::guests::{End, Hello, Reply};
+use crate::guests::{End, Reply};
 use vmtide_protocol::agent::ReplyStatus;
 use vmtide_protocol::bridge::YieldMemory;
 
@@ -16,13 +16,6 @@ fn idle(free_mib: u64) -> GuestEvent {
     memory.signals.available_bytes = 480 * MIB;
     memory.signals.inactive_file_bytes = (480 - free_mib) * MIB;
     event
-}
-
-fn hello(capabilities: &[&str]) -> GuestEvent {
-    let text = |text: &str| text.to_owned();
-    let capabilities = capabilities.iter().map(|name| text(name)).collect();
-    let (agent, kernel, boot_id) = (text("0.1"), text("6.12"), text("x"));
-    GuestEvent::Connected(Hello { protocol: 1, agent, kernel, boot_id, capabilities })
 }
 
 fn says(id: u64, status: ReplyStatus, mib: u64) -> GuestEvent {
