@@ -78,12 +78,17 @@ struct Shown {
 ///
 /// # Errors
 /// [`ReadError`] when there is nothing to read. A name that was not recorded has no size.
-pub fn sizes(path: &Path, names: &[String], percentile: u32, policy: &Policy) -> Result<Sizing, ReadError> {
+pub fn sizes(path: &Path, names: &[String], percentile: u32) -> Result<Sizing, ReadError> {
     let mut seen: BTreeMap<String, Seen> = BTreeMap::new();
+    // That of the last run.
+    let mut policy = Policy::default();
     // What a tick shows counts until the next one, as in a replay.
     let mut last: Option<Shown> = None;
     let losses = read(path, |entry| {
         let Entry::Tick(header, tick) = entry else { return };
+        if policy != header.policy {
+            policy = header.policy.clone();
+        }
         let of = |number: usize| header.vms.get(number).filter(|name| names.is_empty() || names.contains(name));
         let needs_mib =
             needs(tick).filter_map(|(number, need)| Some((of(number)?.clone(), need.div_ceil(MIB)))).collect();
@@ -100,7 +105,7 @@ pub fn sizes(path: &Path, names: &[String], percentile: u32, policy: &Policy) ->
             }
         }
     })?;
-    let vms = seen.into_iter().map(|(name, seen)| size(name, seen, percentile, policy)).collect();
+    let vms = seen.into_iter().map(|(name, seen)| size(name, seen, percentile, &policy)).collect();
     Ok(Sizing { percentile, vms, losses })
 }
 

@@ -275,6 +275,22 @@ fn a_recording_recommends_fixed_sizes_and_none_for_a_vm_that_it_does_not_have() 
         assert!(need <= most && memory(vm) > need && memory(vm) <= memory(at_most), "{vm}");
         assert!(vm["virsh"][0].as_str().unwrap().starts_with("setmaxmem ") && vm["vcpus"].is_null(), "{vm}");
     }
+    // The headroom is that of the policy under which it was recorded.
+    let generous = folder.path().join("generous");
+    let generous = generous.to_str().unwrap();
+    let set = ["--set", "headroom_permille=900"];
+    let output = vmtide(&[&["simulate", "--vms", "4", "--hours", "1", "--record", generous], &set[..]].concat());
+    assert!(output.status.success(), "{}", stderr(&output));
+    let output = vmtide(&["optimize", "--static", "--json", "--recording", generous]);
+    let recommended: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let figures =
+        |vm: &serde_json::Value| [&vm["memory_bytes"], &vm["need_bytes"][0]].map(|bytes| bytes.as_u64().unwrap());
+    for vm in recommended["vms"].as_array().unwrap() {
+        let [memory, need] = figures(vm);
+        assert!(memory >= need + need * 9 / 10, "{vm}");
+    }
+    assert!(vms.iter().map(figures).any(|[memory, need]| memory < need + need * 9 / 10), "and not always so");
+
     let name = vms[0]["name"].as_str().unwrap();
     let output = sizes(&["--vm", name]);
     let text = String::from_utf8_lossy(&output.stdout).into_owned();

@@ -14,7 +14,6 @@ use vmtide_bridge::api::client::Client;
 use vmtide_bridge::api::optimize::{DURATION_MS, Progress, Taken, Wish};
 use vmtide_bridge::config::DEFAULT_RECORD_DIRECTORY;
 use vmtide_bridge::performance::{Indices, Resource};
-use vmtide_bridge::plan::Policy;
 use vmtide_bridge::record::ReadError;
 use vmtide_bridge::sizing::sizes;
 
@@ -127,7 +126,7 @@ impl Optimize {
 
     fn sizes(&self, out: &mut impl Write, json: bool) -> Result<(), Failure> {
         let local = |error: ReadError| Failure::Local(error.to_string());
-        let sizing = sizes(&self.recording, &self.vms, self.percentile, &Policy::default()).map_err(local)?;
+        let sizing = sizes(&self.recording, &self.vms, self.percentile).map_err(local)?;
         let known: Vec<&str> = sizing.vms.iter().map(|vm| vm.name.as_str()).collect();
         if let Some(missing) = self.vms.iter().find(|name| !known.contains(&name.as_str())) {
             let recording = self.recording.display();
