@@ -15,7 +15,7 @@
 //!
 //! While tasks stall for memory the need is above what the guest has, by an eighth or 32 MiB, so that thrashing never
 //! looks like contentment; that lesson stays for half a minute and then fades, or each grant would be taken back
-//! at once.
+//! at once. It is about a guest of that size: whoever frees most of its memory keeps that part of it only.
 //!
 //! **Whose figure for what.** What the guest has is taken from its own balloon driver, not from the bridge's
 //! `allocation` message: it belongs to the same moment as MemAvailable, the message comes later. The message tells
@@ -117,6 +117,8 @@ pub struct MemoryEstimator {
 struct Lesson {
     learnt_ms: u64,
     extra_bytes: u64,
+    /// The hard use that it was learnt with.
+    hard_bytes: u64,
 }
 
 /// What urgency and reason rest on.
@@ -211,10 +213,10 @@ impl MemoryEstimator {
         if stalled_lately || new_oom_kills > 0 {
             let wanted_bytes = usage.present_bytes.saturating_add((usage.present_bytes / 8).max(STEP_LEAST_BYTES));
             let extra_bytes = wanted_bytes.saturating_sub(hard_lately_bytes);
-            self.lesson = Some(Lesson { learnt_ms: now_ms, extra_bytes });
+            self.lesson = Some(Lesson { learnt_ms: now_ms, extra_bytes, hard_bytes: hard_lately_bytes });
         }
         let most_bytes = maximum_bytes.unwrap_or(u64::MAX);
-        let learnt_bytes = usage.hard_bytes.saturating_add(self.lesson_bytes(now_ms));
+        let learnt_bytes = usage.hard_bytes.saturating_add(self.lesson_bytes(now_ms, usage.hard_bytes));
         let need_bytes = working_bytes.max(learnt_bytes).min(most_bytes);
         let floor_bytes = usage.hard_bytes.saturating_add(usage.margin_bytes).min(need_bytes);
 
@@ -316,10 +318,13 @@ impl MemoryEstimator {
         peak.1
     }
 
-    fn lesson_bytes(&self, now_ms: u64) -> u64 {
+    /// What the lesson is worth to a guest that uses `hard_bytes` now.
+    fn lesson_bytes(&self, now_ms: u64, hard_bytes: u64) -> u64 {
         let Some(lesson) = self.lesson else { return 0 };
         let fading_ms = now_ms.saturating_sub(lesson.learnt_ms).saturating_sub(LESSON_MS);
-        faded(lesson.extra_bytes, fading_ms, LESSON_FADE_MS)
+        let extra_bytes = faded(lesson.extra_bytes, fading_ms, LESSON_FADE_MS);
+        let (still, then) = (hard_bytes.min(lesson.hard_bytes), lesson.hard_bytes.max(1));
+        u64::try_from(u128::from(extra_bytes) * u128::from(still) / u128::from(then)).unwrap_or(extra_bytes)
     }
 
     fn measured(&self, state: &State, usage: &Usage, need_bytes: u64) -> Urgency {

@@ -5,7 +5,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result};
 use serde::Serialize;
 use vmtide_bridge::{
-    plan::{Demand, Planner},
+    api::types,
+    plan::{Demand, MemoryDemand, Planner, Rule, Urgency},
     record::sentence,
 };
 
@@ -54,7 +55,18 @@ struct Sample {
     t_ms: u64,
     allocation_bytes: Vec<u64>,
     need_bytes: Vec<Option<u64>>,
+    /// What the planner said of each last: which rule holds it where it is.
+    verdicts: Vec<Option<Said>>,
     ops: Vec<u64>,
+}
+
+#[derive(Debug, Serialize)]
+struct Said {
+    urgency: Option<Urgency>,
+    wanted_bytes: u64,
+    entitled_bytes: u64,
+    target_bytes: u64,
+    rule: Rule,
 }
 
 /// Runs `scenario` with `planner`, or with all the memory that the guests have.
@@ -173,11 +185,14 @@ async fn ended(vm: &Vm) -> Result<(String, Progress)> {
 impl Timeline {
     async fn look(&mut self, fleet: &Fleet, watch: &Watch, started: Instant, has_bridge: bool) {
         let t_ms = millis(started.elapsed());
-        let mut need_bytes = Vec::new();
+        let (mut need_bytes, mut verdicts) = (Vec::new(), Vec::new());
         if has_bridge {
             // A bridge that does not answer once leaves a gap.
             let client = fleet.client();
-            need_bytes = client.vms().await.unwrap_or_default().iter().map(|vm| need(&vm.demand)).collect();
+            for vm in client.vms().await.unwrap_or_default() {
+                need_bytes.push(memory(&vm.demand).map(|demand| demand.need_bytes));
+                verdicts.push(said(&vm));
+            }
             for decision in client.decisions(None, 20).await.unwrap_or_default() {
                 if decision.id > self.last_decision {
                     self.last_decision = decision.id;
@@ -186,7 +201,8 @@ impl Timeline {
                 }
             }
         }
-        self.samples.push(Sample { t_ms, allocation_bytes: watch.seen().now_bytes, need_bytes, ops: Vec::new() });
+        let allocation_bytes = watch.seen().now_bytes;
+        self.samples.push(Sample { t_ms, allocation_bytes, need_bytes, verdicts, ops: Vec::new() });
     }
 
     /// Each load counts time from its own start, this much before the timeline's.
@@ -202,9 +218,20 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-fn need(demand: &Demand) -> Option<u64> {
+fn memory(demand: &Demand) -> Option<&MemoryDemand> {
     match demand {
-        Demand::Fresh(demand) => Some(demand.need_bytes),
+        Demand::Fresh(demand) => Some(demand),
         Demand::Stale { .. } | Demand::Unknown { .. } => None,
     }
+}
+
+fn said(vm: &types::Vm) -> Option<Said> {
+    let verdict = vm.verdict?;
+    Some(Said {
+        urgency: memory(&vm.demand).map(|demand| demand.urgency),
+        wanted_bytes: verdict.wanted_bytes,
+        entitled_bytes: verdict.entitled_bytes,
+        target_bytes: vm.target_bytes,
+        rule: verdict.rule,
+    })
 }

@@ -309,6 +309,24 @@ fn who_frees_what_stalled_takes_the_lesson_along() {
 }
 
 #[test]
+fn a_lesson_shrinks_with_the_guest_that_learnt_it() {
+    let mut guest = Guest::new(calm());
+    guest.after(1_000, |sample| use_more(sample, 700 * MIB));
+    let large = guest.after(1_000, |sample| stalled_us(sample, 300_000)).outlook;
+    assert_eq!(large.need_bytes, (1024 + 128) * MIB, "252 MiB more than the 900 in use");
+    let frees = |sample: &mut MemorySample| {
+        sample.available_bytes += 700 * MIB;
+        sample.anon_bytes -= 700 * MIB;
+    };
+    guest.after(1_000, frees);
+    let small = guest.calm_for(20).outlook;
+    assert_eq!(small.need_bytes, (200 + 252 * 200 / 900) * MIB, "of 200 MiB in use, two ninths are left");
+    guest.after(1_000, |sample| use_more(sample, 700 * MIB));
+    let large_again = guest.calm_for(5).outlook;
+    assert_eq!(large_again.need_bytes, large.need_bytes, "who grows back finds its lesson");
+}
+
+#[test]
 fn who_thrashes_needs_what_is_swapped_out() {
     let swapped = |sample: &mut MemorySample| {
         sample.swap_used_bytes = 300 * MIB;
