@@ -1,8 +1,12 @@
 //! DAMON, set up through sysfs (Documentation/admin-guide/mm/damon/usage.rst): one monitor of the guest's RAM.
 //!
-//! The kernel looks at one page of each region four times a second and adapts the regions. Four schemes do nothing but count
-//! bytes: of regions in use, and of others by how long they were not used. One setting is a number that nobody else would choose, so that an agent
-//! that starts after another was killed knows its leftover.
+//! All RAM is divided into cells of one size that stay what they are. In each, the kernel marks a page taken at random and looks
+//! a minute later whether it was used. The cells whose page was used, together, are then what was used within the minute
+//! but for chance: a cell of which a tenth is in use counts one time in ten. DAMON as it is meant to be set up, with regions that
+//! adapt and many looks a second, counted a region whole when any page of it was used: up to half too much where what is
+//! in use lies scattered, and what borders moved over for a minute more.
+//!
+//! One setting is a number that nobody else would choose, so that an agent that starts after another was killed knows its leftover.
 
 use crate::sense::SenseError;
 use crate::sense::physical::firmware_ram;
@@ -14,26 +18,24 @@ const ADMIN: &str = "sys/kernel/mm/damon/admin/kdamonds";
 /// Modules of the kernel that have DAMON for themselves once they are on.
 const OTHERS: [&str; 2] =
     ["sys/module/damon_reclaim/parameters/enabled", "sys/module/damon_lru_sort/parameters/enabled"];
-/// Each look, microseconds; the odd ones are the agent's mark.
-const SAMPLE_US: u64 = 250_007;
-/// Each sum of looks. A region keeps its age while its sum changes by no more than a tenth of the looks, so with ten of them a
-/// single stray access is no use; with five it made megabytes of cold memory young again each time.
-const SUM_US: u64 = 10 * SAMPLE_US;
-const UPDATE_US: u64 = 60_000_000;
-/// More tell hot from cold memory more finely, and each costs a look.
-const REGIONS: (u64, u64) = (100, 1000);
-/// In sums: 10 s, a minute, five.
-const AGES: [u64; 3] = [4, 24, 120];
+/// Between two looks, microseconds; the odd ones are the agent's mark. Each look is a sum of its own.
+const LOOK_US: u64 = 60_000_007;
+const UPDATE_US: u64 = 600_000_000;
+/// Into how many cells RAM is divided. Each costs a look a minute, and a wrong one is off by as much as the cell: with 1000, and
+/// every tenth of them half in use, the sum strays by half a percent of RAM (sqrt(100) / 2 cells).
+const CELLS: u64 = 1000;
+const PAGE_BYTES: u64 = 4096;
 const MOST: u64 = u32::MAX as u64;
-/// Which regions each scheme counts: the least and most looks that found them used, and sums since that changed.
-const SCHEMES: [[u64; 4]; 4] =
-    [[1, MOST, 0, MOST], [0, 0, 0, AGES[0] - 1], [0, 0, AGES[0], AGES[1] - 1], [0, 0, AGES[1], AGES[2] - 1]];
-/// As long as the kernel takes a sum's time to answer one who asks, others are turned away.
+/// In looks: who was used in one of the last four before a look that found it unused was used within five minutes.
+const FIVE_MINUTES: u64 = 4;
+/// Which cells each scheme counts: the least and most looks that found them used, and looks since that changed.
+const SCHEMES: [[u64; 4]; 2] = [[1, MOST, 0, MOST], [0, 0, 0, FIVE_MINUTES - 1]];
+/// While the kernel is at work for one who asks, others are turned away.
 const BUSY_TRIES: u32 = 60;
 const BUSY_WAIT: Duration = Duration::from_millis(100);
 
-/// Bytes that were used within 10 s, a minute and five minutes.
-pub(super) type Used = [u64; 3];
+/// Bytes that were used within a minute and five minutes.
+pub(super) type Used = [u64; 2];
 
 /// Whether it is there and nobody else has it.
 pub(super) fn is_free(root: &Path) -> bool {
@@ -50,7 +52,7 @@ pub(super) fn is_free(root: &Path) -> bool {
 
 fn is_ours(root: &Path) -> bool {
     let sample_us = fs::read_to_string(root.join(ADMIN).join("0/contexts/0/monitoring_attrs/intervals/sample_us"));
-    sample_us.is_ok_and(|text| text.trim() == SAMPLE_US.to_string())
+    sample_us.is_ok_and(|text| text.trim() == LOOK_US.to_string())
 }
 
 /// Ends a monitor that this agent, or one before it, began; leaves anybody else's alone.
@@ -82,19 +84,21 @@ fn set_up(root: &Path) -> Result<(), SenseError> {
     let context = admin.join("0/contexts/0");
     let number = |path: &str, value: u64| set(&context.join(path), &value.to_string());
     // The mark first: what fails later is known as ours.
-    number("monitoring_attrs/intervals/sample_us", SAMPLE_US)?;
-    number("monitoring_attrs/intervals/aggr_us", SUM_US)?;
+    number("monitoring_attrs/intervals/sample_us", LOOK_US)?;
+    number("monitoring_attrs/intervals/aggr_us", LOOK_US)?;
     number("monitoring_attrs/intervals/update_us", UPDATE_US)?;
-    number("monitoring_attrs/nr_regions/max", REGIONS.1)?;
-    number("monitoring_attrs/nr_regions/min", REGIONS.0)?;
     set(&context.join("operations"), "paddr")?;
     number("targets/nr_targets", 1)?;
     let ram = firmware_ram(root).unwrap_or_default();
     if ram.is_empty() {
         return Err(SenseError::Missing { path: root.join("sys/firmware/memmap"), key: "System RAM" });
     }
-    number("targets/0/regions/nr_regions", ram.len() as u64)?;
-    for (index, (start, end)) in ram.iter().enumerate() {
+    let cells = cells(&ram);
+    // The kernel merges neighbours that come to less than a part of RAM in `min`, and splits while there are less than half of `max`.
+    number("monitoring_attrs/nr_regions/max", CELLS.max(cells.len() as u64))?;
+    number("monitoring_attrs/nr_regions/min", CELLS)?;
+    number("targets/0/regions/nr_regions", cells.len() as u64)?;
+    for (index, (start, end)) in cells.iter().enumerate() {
         number(&format!("targets/0/regions/{index}/start"), *start)?;
         number(&format!("targets/0/regions/{index}/end"), *end)?;
     }
@@ -113,10 +117,28 @@ fn set_up(root: &Path) -> Result<(), SenseError> {
             number(&format!("{scheme}/access_pattern/{what}"), value)?;
         }
     }
-    set(&admin.join("0/state"), "on")
+    set(&admin.join("0/state"), "on")?;
+    // It has them now; a thousand folders are of no use any more.
+    number("targets/0/regions/nr_regions", 0)
 }
 
-/// What was used, as of the latest sum. Takes as long as one or two of them.
+/// `ram` in cells of one size, in whole pages; the last one of each range may be smaller.
+fn cells(ram: &[(u64, u64)]) -> Vec<(u64, u64)> {
+    let total_bytes: u64 = ram.iter().map(|(start, end)| end.saturating_sub(*start)).sum();
+    let cell_bytes = total_bytes.div_ceil(CELLS * PAGE_BYTES).max(1).saturating_mul(PAGE_BYTES);
+    let divide = |&(start, end): &(u64, u64)| {
+        let mut next = start;
+        std::iter::from_fn(move || {
+            let cell = (next, next.saturating_add(cell_bytes).min(end));
+            next = cell.1;
+            (cell.0 < cell.1).then_some(cell)
+        })
+    };
+    ram.iter().flat_map(divide).collect()
+}
+
+/// What was used, as of the next look: that is waited for, a minute at most. Asked as a look begins, the kernel turns everybody
+/// away until it ends.
 ///
 /// # Errors
 /// [`SenseError`] when the monitor is no longer there.
@@ -135,9 +157,8 @@ pub(super) fn read(root: &Path) -> Result<Used, SenseError> {
             Err(source) => Err(SenseError::Read { path, source }),
         }
     };
-    let used_10_s = counted(0)?.saturating_add(counted(1)?);
-    let used_60_s = used_10_s.saturating_add(counted(2)?);
-    Ok([used_10_s, used_60_s, used_60_s.saturating_add(counted(3)?)])
+    let used_60_s = counted(0)?;
+    Ok([used_60_s, used_60_s.saturating_add(counted(1)?)])
 }
 
 /// CPU time that the monitor's thread took so far, microseconds.
@@ -174,10 +195,10 @@ pub(super) mod tests {
         for folder in ["contexts/0/monitoring_attrs/intervals", "contexts/0/monitoring_attrs/nr_regions"] {
             file(&format!("0/{folder}/min"), "0\n");
         }
-        for region in 0..2 {
+        for region in 0..=CELLS {
             file(&format!("0/contexts/0/targets/0/regions/{region}/start"), "0\n");
         }
-        for scheme in 0..4 {
+        for scheme in 0..2 {
             for part in ["sz", "nr_accesses", "age"] {
                 file(&format!("0/contexts/0/schemes/{scheme}/access_pattern/{part}/min"), "0\n");
             }
@@ -200,12 +221,24 @@ pub(super) mod tests {
         assert!(is_free(root));
         begin(root).unwrap();
         assert_eq!((text(root, "nr_kdamonds"), text(root, "0/state")), ("1".into(), "on".into()));
-        assert_eq!(text(root, "0/contexts/0/targets/0/regions/1/start"), 0x10_0000.to_string());
-        assert_eq!(text(root, "0/contexts/0/targets/0/regions/1/end"), 0x3000_0000.to_string());
-        assert_eq!(text(root, "0/contexts/0/schemes/2/access_pattern/age/max"), "23");
-        assert_eq!(read(root).unwrap(), [11, 111, 1_111]);
+        assert_eq!(text(root, "0/contexts/0/schemes/1/access_pattern/age/max"), "3");
+        assert_eq!(read(root).unwrap(), [1, 11]);
         end(root).unwrap();
         assert_eq!((text(root, "nr_kdamonds"), text(root, "0/state")), ("0".into(), "off".into()));
+    }
+
+    #[test]
+    fn cells_are_all_of_ram_and_no_two_of_them_are_small_enough_to_be_merged() {
+        for ram in [vec![(0, 0x9_f000), (0x10_0000, 0x3000_0000)], vec![(0, 4096)], vec![(4096, 5 << 40)], vec![]] {
+            let cells = cells(&ram);
+            let bytes = |ranges: &[(u64, u64)]| ranges.iter().map(|(start, end)| end - start).sum::<u64>();
+            assert_eq!(bytes(&cells), bytes(&ram));
+            assert!(cells.len() as u64 <= CELLS + ram.len() as u64, "{} cells", cells.len());
+            let neighbours = |pair: &&[(u64, u64)]| pair[0].1 == pair[1].0;
+            for pair in cells.windows(2).filter(neighbours) {
+                assert!(bytes(pair) > bytes(&ram) / CELLS, "{pair:?}");
+            }
+        }
     }
 
     #[test]
@@ -217,7 +250,7 @@ pub(super) mod tests {
         assert!(!is_free(root));
         end(root).unwrap();
         assert_eq!(text(root, "nr_kdamonds"), "1\n");
-        write(root, &sample_us, &format!("{SAMPLE_US}\n"));
+        write(root, &sample_us, &format!("{LOOK_US}\n"));
         assert!(is_free(root));
         end(root).unwrap();
         assert_eq!(text(root, "nr_kdamonds"), "0");

@@ -18,6 +18,8 @@ const EXPIRY_MS: u64 = 900_000;
 const STIRRED_BYTES: u64 = 32 * 1024 * 1024;
 /// DAMON takes seconds to answer.
 const ANSWER_MS: u64 = 1_000;
+/// It is asked this long before its look is due: late enough that nobody waits long, and well before it looks.
+const EARLY_MS: u64 = 5_000;
 
 /// DAMON's answer, and the CPU time that its monitor took until then.
 type Answer = Result<(damon::Used, u64), SenseError>;
@@ -204,13 +206,14 @@ impl Sampler {
             }
             // One that panicked has no answer.
             if let Ok(answer) = asked.join() {
-                let ([used_10_s, used_60_s, used_300_s], cost_us) = answer?;
+                let ([used_60_s, used_300_s], cost_us) = answer?;
                 let cached_bytes = memory.active_file_bytes.saturating_add(memory.inactive_file_bytes);
                 let total_bytes = memory.anon_bytes.saturating_add(cached_bytes);
                 self.seen = Some(WorkingSet {
                     source: Source::Damon,
                     at_ms: now_ms,
-                    used_10_s_bytes: used_10_s.min(total_bytes),
+                    // Not known: no more than that.
+                    used_10_s_bytes: used_60_s.min(total_bytes),
                     used_60_s_bytes: used_60_s.min(total_bytes),
                     used_300_s_bytes: used_300_s.min(total_bytes),
                     total_bytes,
@@ -222,9 +225,8 @@ impl Sampler {
             self.cycle = Cycle::Ended { at_ms: now_ms };
         }
         let due_ms = match self.cycle {
-            // Regions have to find their borders, and what was in one with used pages counts as used for a minute more.
-            Cycle::Begun { at_ms } => at_ms + 2 * LONG_MS,
-            Cycle::Ended { at_ms } => at_ms + LONG_MS + self.rest_ms(leisure, memory),
+            Cycle::Begun { at_ms } => at_ms + LONG_MS - EARLY_MS,
+            Cycle::Ended { at_ms } => at_ms + LONG_MS - EARLY_MS + self.rest_ms(leisure, memory),
             Cycle::New | Cycle::Split { .. } => return Ok(()),
         };
         if now_ms < due_ms {
@@ -320,9 +322,9 @@ mod tests {
     }
 
     #[test]
-    fn damon_answers_after_two_minutes_however_quiet_the_guest_is_and_is_ended() {
+    fn damon_is_asked_before_its_look_is_due_however_quiet_the_guest_is_and_is_ended() {
         let dir = with_damon("0\n");
-        for (scheme, mib) in [(0, 30), (1, 5), (2, 10), (3, 900)] {
+        for (scheme, mib) in [(0, 45), (1, 900)] {
             let path =
                 format!("sys/kernel/mm/damon/admin/kdamonds/0/contexts/0/schemes/{scheme}/tried_regions/total_bytes");
             write(dir.path(), &path, &(mib * MIB).to_string());
@@ -330,8 +332,8 @@ mod tests {
         write(dir.path(), "proc/77/schedstat", "7000000 1 1\n");
         let mut sampler = Sampler::new(dir.path(), Wanted::Auto);
         assert_eq!(sampler.tend(0, Leisure::Busy, &memory(0)).unwrap().source, Source::Counters);
-        assert_eq!((text(dir.path(), "nr_kdamonds").as_str(), sampler.next_ms()), ("1", 120 * S));
-        let mut now_ms = 120 * S;
+        assert_eq!((text(dir.path(), "nr_kdamonds").as_str(), sampler.next_ms()), ("1", 55 * S));
+        let mut now_ms = 55 * S;
         let seen = loop {
             let seen = sampler.tend(now_ms, Leisure::Quiet, &memory(0)).unwrap();
             if seen.source == Source::Damon {
@@ -341,7 +343,7 @@ mod tests {
             thread::yield_now();
         };
         let used = [seen.used_10_s_bytes, seen.used_60_s_bytes, seen.used_300_s_bytes].map(|bytes| bytes / MIB);
-        assert_eq!((used, seen.cost_us), ([35, 45, 200], 7_000));
+        assert_eq!((used, seen.cost_us), ([45, 45, 200], 7_000));
         sampler.stop();
         assert_eq!(text(dir.path(), "nr_kdamonds"), "0");
     }
@@ -377,7 +379,7 @@ mod tests {
         let dir = with_damon("0\n");
         let mut sampler = Sampler::new(dir.path(), Wanted::Auto);
         sampler.tend(0, Leisure::Busy, &memory(0));
-        sampler.tend(130 * S, Leisure::None, &memory(0));
+        sampler.tend(70 * S, Leisure::None, &memory(0));
         assert!(sampler.asked.is_none() && sampler.next_ms() == u64::MAX);
     }
 }
