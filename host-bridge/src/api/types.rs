@@ -135,6 +135,9 @@ pub struct Vm {
     pub agent: GuestSummary,
     /// What it was asked to yield, and how it kept its word.
     pub yields: Yields,
+    /// How its agent and the balloon's statistics contradict each other.
+    #[serde(default)]
+    pub contradictions: Contradictions,
     /// How fast its memory was seen to move.
     #[serde(default)]
     pub rates: Rates,
@@ -166,6 +169,19 @@ pub struct Cpu {
     pub verdict: Option<CpuVerdict>,
     /// That in a sentence.
     pub standing: String,
+}
+
+/// Where an agent says that more, or less, is in use than its kernel shows in the balloon's statistics, for longer than these lag.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Contradictions {
+    /// How many there were.
+    pub count: u64,
+    /// What the agent said is in use, the last time.
+    pub said_bytes: u64,
+    /// What the statistics showed then.
+    pub shown_bytes: u64,
+    /// Whether it goes on: then the statistics hold, give or take a quarter of what the VM has.
+    pub is_open: bool,
 }
 
 /// How a VM's hypervisor stands.

@@ -53,6 +53,7 @@ impl Bridge {
             io: self.storage.vms[number].verdict,
             agent: self.guests.summary(number, self.now.ms),
             yields: vm.asking.summary(self.now.ms),
+            contradictions: vm.doubt.summary(),
             rates: vm.history.rates(),
             trim: self.trimming.last(number),
         }

@@ -27,10 +27,11 @@ impl Bridge {
                 }
                 let Some(memory) = &demand.memory else { return };
                 let vm = &mut self.vms[number];
-                let active_bytes = active_bytes(&memory.demand, memory.idle().as_ref());
-                vm.history = vm.history.after_demand(now_ms, memory.demand.need_bytes);
+                let believed = vm.doubt.believed(memory.demand, u64::MAX);
+                let active_bytes = active_bytes(&believed, memory.idle().as_ref());
+                vm.history = vm.history.after_demand(now_ms, believed.need_bytes);
                 vm.history = vm.history.after_activity(now_ms, active_bytes);
-                let waits = memory.demand.need_bytes > vm.allocation_bytes();
+                let waits = believed.need_bytes > vm.allocation_bytes();
                 vm.waiting.on_demand(now_ms, if waits { memory.waiting_ms } else { 0 });
                 if *urgent || memory.demand.urgency >= Urgency::Pressed {
                     self.want_plan(URGENT);

@@ -20,6 +20,7 @@
 
 mod control;
 mod cpu;
+mod doubt;
 mod effect;
 mod groups;
 mod hearing;

@@ -1,6 +1,7 @@
 //! What the bridge knows and decides, without I/O: sightings, guests' words and time in, effects out.
 
 use super::cpu::CpuBoard;
+use super::doubt::Doubt;
 use super::effect::Effect;
 use super::optimize::Lease;
 use super::reaction::{Reactions, Waiting};
@@ -188,6 +189,7 @@ impl Bridge {
         if !matches!(vm.hypervisor, Hypervisor::Unreachable { .. }) {
             vm.history = History::default();
             vm.asking = Asking::default();
+            vm.doubt = Doubt::default();
         }
         vm.hypervisor = Hypervisor::Attached(state);
         self.hold(number);
@@ -253,6 +255,7 @@ impl Bridge {
         }
         let vm = &mut self.vms[number];
         vm.history = vm.history.after_observation(now.ms, state.allocation_bytes, vm.target_bytes);
+        self.compare(number, &state);
         if is_settled || state.allocation_bytes < before.allocation_bytes {
             self.want_plan(FREED);
         }
@@ -337,7 +340,25 @@ impl Bridge {
     /// What the planner goes by for a VM.
     pub(super) fn demand(&self, number: usize) -> Demand {
         let vm = &self.vms[number];
-        self.guests.demand(number, self.now.ms, vm.limits().maximum_bytes, vm.shown_use_bytes())
+        let maximum_bytes = vm.limits().maximum_bytes;
+        match self.guests.demand(number, self.now.ms, maximum_bytes, vm.shown_use_bytes()) {
+            Demand::Fresh(demand) => Demand::Fresh(vm.doubt.believed(demand, maximum_bytes)),
+            old => old,
+        }
+    }
+
+    /// Holds what its guest says is in use against what the statistics show.
+    fn compare(&mut self, number: usize, state: &MachineState) {
+        let now_ms = self.now.ms;
+        let Some(shown_bytes) = state.shown_use_bytes else { return };
+        let Some(said_bytes) = self.guests.used_bytes(number, now_ms) else { return };
+        if self.vms[number].doubt.compare(now_ms, said_bytes, shown_bytes, state.allocation_bytes) {
+            let (said, shown) = (Bytes(said_bytes), Bytes(shown_bytes));
+            let message = format!(
+                "its agent says that {said} are in use, which contradicts the {shown} of the balloon's statistics: those hold"
+            );
+            self.remember(number, message);
+        }
     }
 
     /// What the planner sees of the VMs that are there, and their numbers.

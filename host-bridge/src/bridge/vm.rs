@@ -1,5 +1,6 @@
 //! What the bridge keeps of one VM.
 
+use super::doubt::Doubt;
 use super::reaction::Waiting;
 use crate::api::types::VmState;
 use crate::config::VmConfig;
@@ -42,6 +43,7 @@ pub(super) struct Vm {
     pub removed: bool,
     pub waiting: Waiting,
     pub asking: Asking,
+    pub doubt: Doubt,
     pub verdict: Option<Verdict>,
     pub decisions: Decisions,
     pub meter: Meter,
@@ -61,6 +63,7 @@ impl Vm {
             removed: false,
             waiting: Waiting::default(),
             asking: Asking::default(),
+            doubt: Doubt::default(),
             verdict: None,
             decisions: Decisions::default(),
             meter: Meter::default(),

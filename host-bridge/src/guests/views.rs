@@ -180,6 +180,13 @@ impl Views {
         spare_bytes.saturating_sub(present_bytes.saturating_sub(target_bytes))
     }
 
+    /// What a guest's last report says is in use, but for what is available, at `now_ms`; `None` where no report holds.
+    pub fn used_bytes(&self, vm: VmIndex, now_ms: Millis) -> Option<u64> {
+        let last = self.views[vm].last.as_ref().filter(|(at_ms, _)| now_ms.saturating_sub(*at_ms) < self.expiry_ms);
+        let signals = &last?.1.memory.as_ref()?.signals;
+        signals.total_bytes.checked_sub(signals.balloon_bytes)?.checked_sub(signals.available_bytes)
+    }
+
     /// How many virtual CPUs are online, as of the guest's last report.
     pub fn online_cpus(&self, vm: VmIndex) -> Option<u64> {
         let (_, demand) = self.views[vm].last.as_ref()?;

@@ -4,7 +4,7 @@ use super::trim;
 use std::fmt::Write;
 use std::time::{Duration, SystemTime};
 use vmtide_bridge::api::trims::Pool;
-use vmtide_bridge::api::types::{Cpu, Reload, Status, Vm, VmState};
+use vmtide_bridge::api::types::{Contradictions, Cpu, Reload, Status, Vm, VmState};
 use vmtide_bridge::config::{Bytes, Millicpus};
 use vmtide_bridge::guests::GuestSummary;
 use vmtide_bridge::hypervisor::Makeup;
@@ -144,7 +144,7 @@ pub(crate) fn list(vms: &[Vm]) -> String {
 
 pub(crate) fn explain(vm: &Vm, decisions: &[Decision], events: &[Event]) -> String {
     let mut text = format!(
-        "{} is {}, has {} (asked for: {}), limits {}.\n{}{}\n{}\n{}\nP = R / T over the last minute: {}.\n{}{}{}",
+        "{} is {}, has {} (asked for: {}), limits {}.\n{}{}\n{}\n{}\nP = R / T over the last minute: {}.\n{}{}{}{}",
         vm.name,
         state(vm),
         Bytes(vm.allocation_bytes),
@@ -156,6 +156,7 @@ pub(crate) fn explain(vm: &Vm, decisions: &[Decision], events: &[Event]) -> Stri
         cpu(&vm.cpu),
         performance(&vm.performance),
         yields(&vm.yields),
+        contradictions(&vm.contradictions),
         rates(&vm.rates),
         vm.trim
             .as_ref()
@@ -232,6 +233,19 @@ fn agent(agent: &GuestSummary) -> String {
         _ = write!(text, "; broke the protocol {} times, its last connection ended: {end}", agent.violations);
     }
     text + "."
+}
+
+/// How its agent and its kernel disagree; nothing where they never did.
+fn contradictions(told: &Contradictions) -> String {
+    let Contradictions { count, said_bytes, shown_bytes, is_open } = *told;
+    if count == 0 {
+        return String::new();
+    }
+    let (said, shown) = (Bytes(said_bytes), Bytes(shown_bytes));
+    let held = if is_open { ", which hold" } else { "" };
+    format!(
+        "Its agent contradicted the balloon's statistics {count} times: last it said that {said} are in use where these show {shown}{held}.\n"
+    )
 }
 
 /// What it was asked for, and how it kept its word; nothing for one that never was.
