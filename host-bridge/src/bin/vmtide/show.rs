@@ -1,5 +1,7 @@
 //! Answers of the control API for a person's eyes.
 
+mod io;
+
 use super::trim;
 use std::fmt::Write;
 use std::time::{Duration, SystemTime};
@@ -113,8 +115,19 @@ fn configuration(reload: &Reload) -> String {
 pub(crate) fn list(vms: &[Vm]) -> String {
     let width = vms.iter().map(|vm| vm.name.len()).max().unwrap_or(0).max(4);
     let mut text = format!(
-        "{:width$}  {:11}  {:>10}  {:>10}  {:>10}  {:>10}  {:>10}  {:>7}  {:>5}  {:>5}  {:>6}  DEMAND\n",
-        "NAME", "STATE", "ALLOCATION", "TARGET", "NEED", "MINIMUM", "MAXIMUM", "SHARES", "P", "VCPUS", "CPU"
+        "{:width$}  {:11}  {:>10}  {:>10}  {:>10}  {:>10}  {:>10}  {:>7}  {:>5}  {:>5}  {:>6}  {:>11}  DEMAND\n",
+        "NAME",
+        "STATE",
+        "ALLOCATION",
+        "TARGET",
+        "NEED",
+        "MINIMUM",
+        "MAXIMUM",
+        "SHARES",
+        "P",
+        "VCPUS",
+        "CPU",
+        "DISKS TO"
     );
     for vm in vms {
         let (need, demand) = match vm.demand {
@@ -125,7 +138,7 @@ pub(crate) fn list(vms: &[Vm]) -> String {
         // Writing to a String does not fail.
         let _ = writeln!(
             text,
-            "{:width$}  {:11}  {:>10}  {:>10}  {need:>10}  {:>10}  {:>10}  {:>7}  {:>5}  {:>5}  {:>6}  {}",
+            "{:width$}  {:11}  {:>10}  {:>10}  {need:>10}  {:>10}  {:>10}  {:>7}  {:>5}  {:>5}  {:>6}  {:>11}  {}",
             vm.name,
             state(vm),
             Bytes(vm.allocation_bytes).to_string(),
@@ -136,6 +149,7 @@ pub(crate) fn list(vms: &[Vm]) -> String {
             part(vm.performance.overall.map(|index| index.p_ppm)),
             vcpus(&vm.cpu),
             vm.cpu.need_millicpus.map_or("-".to_owned(), |need| Millicpus(need).to_string()),
+            io::cell(vm.io),
             demand.to_lowercase(),
         );
     }
@@ -144,7 +158,7 @@ pub(crate) fn list(vms: &[Vm]) -> String {
 
 pub(crate) fn explain(vm: &Vm, decisions: &[Decision], events: &[Event]) -> String {
     let mut text = format!(
-        "{} is {}, has {} (asked for: {}), limits {}.\n{}{}\n{}\n{}\nP = R / T over the last minute: {}.\n{}{}{}{}",
+        "{} is {}, has {} (asked for: {}), limits {}.\n{}{}\n{}\n{}\nP = R / T over the last minute: {}.\n{}{}{}{}{}",
         vm.name,
         state(vm),
         Bytes(vm.allocation_bytes),
@@ -155,6 +169,7 @@ pub(crate) fn explain(vm: &Vm, decisions: &[Decision], events: &[Event]) -> Stri
         agent(&vm.agent),
         cpu(&vm.cpu),
         performance(&vm.performance),
+        io::line(vm.io),
         yields(&vm.yields),
         contradictions(&vm.contradictions),
         rates(&vm.rates),
