@@ -21,8 +21,7 @@ use crate::sense::working_set::{Leisure, Sampler};
 use crate::sense::{SenseError, StallTrigger};
 use crate::status::{SessionStatus, Status, StatusSocket};
 use crate::supervisor::Supervisor;
-use crate::tune::control::{self, Asked};
-use crate::tune::{Tuner, facts::version, inventory, journal::LockError};
+use crate::tune::Tuner;
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::future::Future;
@@ -35,6 +34,8 @@ use tracing::{info, warn};
 use vmtide_protocol::agent::{Event, EventKind, Hello, Reply, ReplyStatus};
 use vmtide_protocol::bridge::{Allocation, Host, Intervals, PauseTuning};
 use vmtide_protocol::{AgentMessage, SUPPORTED};
+use vmtide_tuning::control::{self, Asked};
+use vmtide_tuning::{facts::version, inventory, journal::LockError};
 
 /// Messages that wait for a bridge that does not read: few, as they grow stale.
 const OUTBOX_MESSAGES: usize = 4;

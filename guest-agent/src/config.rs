@@ -7,13 +7,13 @@ mod suggest;
 
 use crate::link::Address;
 use crate::sense::working_set::Wanted;
-use crate::tune::Mode;
 use serde::{Deserialize, Deserializer, Serialize, de::Error};
 use std::io;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use suggest::Explained;
 use tracing::level_filters::LevelFilter;
+use vmtide_tuning::{Mode, Settings};
 
 /// Shorter, and nothing could be granted in it; longer, and every ramp looks like the end.
 const GRANT_MS: RangeInclusive<u64> = 100..=60_000;
@@ -97,6 +97,11 @@ pub struct Tuning {
 }
 
 impl Tuning {
+    /// For the engine.
+    pub fn settings(&self) -> Settings<'_> {
+        Settings { mode: self.mode, catalogue: &self.catalogue, journal: &self.journal }
+    }
+
     /// The folder of the journal, where the agent notes whatever it has to undo.
     pub fn folder(&self) -> &Path {
         self.journal.parent().unwrap_or(Path::new("/"))
@@ -120,7 +125,6 @@ pub struct Zram {
 impl Default for Tuning {
     fn default() -> Self {
         Self {
-            // What the catalogue brings is not measured on real guests yet; until then it is an operator's choice.
             mode: Mode::Adaptive,
             catalogue: "/etc/vmtide/tuning.d".into(),
             journal: "/run/vmtide/tuning.journal".into(),

@@ -1,121 +1,30 @@
-//! Takes from the agent the right to write anything but what it has to: its own files, the catalogue's, and those by which
-//! the kernel is asked to look at memory and to reclaim it.
-//!
-//! In: the configuration. Out: a Landlock domain that the process cannot leave; on kernels without Landlock, a warning. A
-//! fault in the agent, or a message that makes it misbehave, then cannot reach other files, root or not.
+//! What the agent has to write: its own files, the catalogue's, and those by which the kernel is asked to look at memory and
+//! to reclaim it. All else is taken from it ([`vmtide_tuning::confine`]).
 
 use crate::config::Config;
 use crate::cooperate::{CPUS, RECLAIM};
-use crate::tune::{Catalogue, place};
-use landlock::{
-    ABI, AccessFs, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr, RulesetCreatedAttr,
-    RulesetError, RulesetStatus,
-};
-use std::path::{Path, PathBuf};
-use std::{fs, io};
+use crate::tune::DOMAIN;
+use std::path::Path;
+use vmtide_tuning::Catalogue;
+use vmtide_tuning::confine::{self, ConfineError, Confined, files_of};
 
-/// Truncating is a right of its own since this one; older kernels go without.
-const NEWEST: ABI = ABI::V3;
 /// The stall trigger is written there.
 const PRESSURE: &str = "/proc/pressure/memory";
 
-/// Why the agent could not be confined.
-#[derive(Debug, thiserror::Error)]
-pub enum ConfineError {
-    /// The folder of its own files cannot be made.
-    #[error("cannot make {}", path.display())]
-    Folder {
-        /// The folder.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// The kernel does not take the rules.
-    #[error("the kernel does not take the Landlock rules")]
-    Rules(#[from] RulesetError),
-    /// The kernel has no Landlock.
-    #[error("this kernel has no Landlock")]
-    Absent,
-}
-
-/// What keeps the rules valid: the kernel makes another inode for a file of `/proc/sys` when it has forgotten the old one,
-/// and the rule is the old one's. A file that is open is not forgotten.
-#[derive(Debug)]
-pub struct Confined(#[expect(dead_code, reason = "held, not read")] Vec<PathFd>);
-
-/// Confines this thread, and those that it starts, to the agent's own files, the catalogue's that there are now, and `also`.
-/// A disk that is plugged in later is not tuned until the agent starts again.
+/// Confines the agent to what `config` has it write, and `also`.
 ///
 /// # Errors
 /// [`ConfineError`]; then the agent is as free as before.
 pub fn confine(config: &Config, also: &[String]) -> Result<Confined, ConfineError> {
-    let writes = AccessFs::from_write(NEWEST);
-    let ruleset = Ruleset::default().set_compatibility(CompatLevel::BestEffort).handle_access(writes)?.create()?;
-    let mut own: Vec<_> = [&config.tuning.journal, &config.status_socket].map(|path| folder(path)).into();
+    let mut own: Vec<_> =
+        [&config.tuning.journal, &config.status_socket].map(|path| path.parent().unwrap_or(Path::new("/"))).into();
     own.dedup();
-    for path in &own {
-        fs::create_dir_all(path).map_err(|source| ConfineError::Folder { path: path.clone(), source })?;
-    }
-    let (catalogue, _) = Catalogue::load(&config.tuning.catalogue);
-    let mut knobs = vec![PRESSURE.to_owned(), RECLAIM.to_owned()];
-    knobs.extend(config.working_set.source.written().iter().map(|path| (*path).to_owned()));
-    for knob in &catalogue.knobs {
-        knobs.extend(place::places(Path::new("/"), &knob.path));
-        knobs.extend(knob.twin.clone());
-    }
-    knobs.extend_from_slice(also);
+    let (catalogue, _) = Catalogue::load(&DOMAIN, &config.tuning.catalogue);
+    let mut files = vec![PRESSURE.to_owned(), RECLAIM.to_owned()];
+    files.extend(config.working_set.source.written().iter().map(|path| (*path).to_owned()));
+    files.extend(files_of(&catalogue));
+    files.extend_from_slice(also);
     // The folder and not each CPU's switch: those that are plugged in later have theirs below it.
-    knobs.push(CPUS.to_owned());
-    let mut open = Vec::new();
-    let mut rules = Vec::new();
-    let own = own.iter().map(|path| (path.as_path(), writes));
-    let knobs = knobs.iter().map(|path| (Path::new(path), AccessFs::WriteFile | AccessFs::Truncate));
-    for (path, access) in own.chain(knobs) {
-        // What is not there cannot be written.
-        if let (Ok(rule), Ok(kept)) = (PathFd::new(path), PathFd::new(path)) {
-            rules.push(PathBeneath::new(rule, access));
-            open.push(kept);
-        }
-    }
-    let status = ruleset.add_rules(rules.into_iter().map(Ok::<_, RulesetError>))?.restrict_self()?;
-    if status.ruleset == RulesetStatus::NotEnforced { Err(ConfineError::Absent) } else { Ok(Confined(open)) }
-}
-
-fn folder(path: &Path) -> PathBuf {
-    path.parent().unwrap_or(Path::new("/")).to_owned()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::config::Tuning;
-
-    #[test]
-    fn a_confined_thread_writes_its_own_files_and_no_others() {
-        let dir = tempfile::tempdir().unwrap();
-        let own = dir.path().join("run");
-        let config = Config {
-            status_socket: own.join("agent.sock"),
-            tuning: Tuning { journal: own.join("tuning.journal"), ..Tuning::default() },
-            ..Config::default()
-        };
-        let (others, also) = (dir.path().join("others"), dir.path().join("also"));
-        fs::write(&also, "").unwrap();
-        // A thread of its own: it cannot get its rights back.
-        let confined = std::thread::spawn(move || {
-            let confined = match confine(&config, &[also.display().to_string()]) {
-                Err(ConfineError::Absent) => return,
-                confined => confined.unwrap(),
-            };
-            fs::write(own.join("tuning.new"), "x").unwrap();
-            fs::rename(own.join("tuning.new"), own.join("tuning.journal")).unwrap();
-            fs::remove_file(own.join("tuning.journal")).unwrap();
-            fs::write(&also, "x").unwrap();
-            let error = fs::write(&others, "x").unwrap_err();
-            assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
-            assert!(fs::read_to_string("/proc/self/stat").is_ok(), "reading is free");
-            drop(confined);
-        });
-        confined.join().unwrap();
-    }
+    files.push(CPUS.to_owned());
+    confine::confine(&own, &files)
 }

@@ -6,7 +6,7 @@
 //!                          |
 //!                          +------> status: what `vmtide-agent status` shows
 //!                          +------> supervisor: tells systemd that it is ready and runs
-//!                          +------> tune: sets the guest's knobs, and sets them back
+//!                          +------> tune: sets the guest's knobs, and sets them back, by the crate vmtide-tuning
 //!                          +------> cooperate: frees memory when the bridge asks
 //! doctor: what `vmtide-agent doctor` finds out about all of that, with or without a running agent
 //! ```
@@ -27,19 +27,8 @@ pub mod sense;
 pub mod status;
 pub mod supervisor;
 mod table;
-mod trust;
 pub mod tune;
 mod watched;
 
 pub use table::table;
-
-/// An error and all its sources, on one line or more.
-pub fn full_text(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text = format!("{text}: {error}");
-        source = error.source();
-    }
-    text
-}
+pub use vmtide_tuning::full_text;

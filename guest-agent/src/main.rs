@@ -6,7 +6,6 @@ mod measure_command;
 #[cfg(test)]
 #[path = "../../packaging/pages.rs"]
 mod pages;
-mod tuning_command;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
@@ -19,18 +18,21 @@ use std::process::ExitCode;
 use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{debug, info, level_filters::LevelFilter, warn};
-use tuning_command::Tuning;
 use vmtide_agent::agent::{AgentError, End};
 use vmtide_agent::config::layers::{self, Layered};
 use vmtide_agent::config::{Config, ConfigError};
-use vmtide_agent::confine::{Confined, confine};
+use vmtide_agent::confine::confine;
 use vmtide_agent::cooperate::Cpus;
 use vmtide_agent::link::LinkState;
 use vmtide_agent::observer::Observer;
+use vmtide_agent::sense::working_set;
 use vmtide_agent::status::{self, Status};
 use vmtide_agent::supervisor::Supervisor;
-use vmtide_agent::tune::{Tuner, inventory};
+use vmtide_agent::tune::{self, Tuner};
 use vmtide_agent::{agent, doctor, full_text, table};
+use vmtide_tuning::command::{self as tuning_command, Tuning};
+use vmtide_tuning::confine::Confined;
+use vmtide_tuning::{Inventory, inventory, show};
 
 /// As systemd gives to its own services that must go on.
 const OOM_SCORE_ADJ: &str = "-900";
@@ -169,18 +171,30 @@ fn command(cli: &Cli) -> anyhow::Result<()> {
         Command::Config(Configuration::Show { effective, origin }) => print(&layered.text(*effective, *origin)),
         // They exit in ways of their own.
         Command::Measure(_) | Command::Doctor { .. } => Ok(()),
-        Command::Tuning(tuning) => print(&tuning.text(&config)?),
+        Command::Tuning(tuning) => print(&tuning.text(&take(&config, tuning.root())?)?),
         Command::Revert { knob, root, all } => {
             // A running agent has the CPUs that are offline for its bridge; it brings them back when it stops.
             if *all && status::ask(&config.status_socket).is_err() {
                 Cpus::open(root, config.tuning.folder());
             }
-            let (text, all_went) = tuning_command::revert(&config, knob.as_deref(), root)?;
-            print(&text)?;
-            anyhow::ensure!(all_went, "not all of it could be put back");
+            let settings = config.tuning.settings();
+            let (files, here) = tuning_command::revert(&tune::DOMAIN, root, &settings, knob.as_deref())?;
+            if here && *all {
+                // A killed agent may have left it running in the kernel.
+                working_set::end_leftover(root)?;
+            }
+            print(&show::undone(&files))?;
+            anyhow::ensure!(files.iter().all(|file| file.outcome.is_some()), "not all of it could be put back");
             Ok(())
         }
     }
+}
+
+/// How the knobs stand, with what a running agent knows.
+fn take(config: &Config, root: &Path) -> anyhow::Result<Inventory> {
+    let running = status::ask(&config.status_socket).map(|status| (status.host, status.held));
+    let (host, held) = running.unwrap_or_default();
+    Ok(tune::inventory::take(root, &config.tuning, host, held)?)
 }
 
 /// Runs until stopped. SIGHUP: the files are read again; what they say takes the place of what held, or is refused.

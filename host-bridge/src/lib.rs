@@ -22,13 +22,4 @@ pub mod simulate;
 pub mod sizing;
 mod socket;
 
-/// An error and all its sources, on one line or more.
-fn full_text(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text = format!("{text}: {error}");
-        source = error.source();
-    }
-    text
-}
+use vmtide_tuning::full_text;

@@ -15,7 +15,7 @@ use vmtide_protocol::demand::{MemoryDemand, MemoryReason, Urgency};
 /// A configuration whose files nobody else uses.
 fn config(root: &Path) -> Config {
     let tuning = Tuning {
-        mode: crate::tune::Mode::Adaptive,
+        mode: vmtide_tuning::Mode::Adaptive,
         journal: root.join("run/tuning.journal"),
         catalogue: root.join("none"),
         zram: None,
@@ -301,7 +301,7 @@ async fn a_request_to_yield_gets_one_reply_by_its_deadline_and_only_one_at_a_tim
 
 #[tokio::test]
 async fn revert_asks_the_running_agent() {
-    use crate::tune::control::{Answer, Request, ask};
+    use vmtide_tuning::control::{Answer, Request, ask};
     let bridge = FakeBridge::listen();
     let agent = run(&bridge);
     let swappiness = agent.root.path().join("proc/sys/vm/swappiness");

@@ -9,13 +9,13 @@
 //! for its `.toml`. The bridge's drop-ins are in `conf.d`, so that a host that is itself a VM can have both.
 
 use super::{Config, ConfigError};
-use crate::trust::distrust;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs::{self, File, Metadata};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use toml::Table;
+use vmtide_tuning::trust::distrust;
 
 /// Where the configuration is when nobody says otherwise; it need not exist.
 pub const DEFAULT_PATH: &str = "/etc/vmtide/agent.toml";

@@ -3,11 +3,11 @@
 use super::facts::{Agent, Driver, Facts, Knobs, Port, Pressure, Vsock};
 use crate::link::{Address, Greeting, LinkState};
 use crate::status::SessionStatus;
-use crate::tune::Mode;
 use std::io::ErrorKind;
 use vmtide_protocol::SUPPORTED;
 use vmtide_protocol::bridge::RejectReason;
 use vmtide_protocol::doctor::{Check, Report};
+use vmtide_tuning::Mode;
 
 /// Of closed knobs this many are named.
 const NAMED: usize = 3;

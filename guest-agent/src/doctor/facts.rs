@@ -2,8 +2,8 @@
 
 use crate::link::{Address, Greeting};
 use crate::status::Status;
-use crate::tune::Mode;
 use std::path::PathBuf;
+use vmtide_tuning::Mode;
 
 /// A virtio device of the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -9,10 +9,8 @@ use crate::full_text;
 use crate::link::{Address, greet};
 use crate::sense::{balloon_deflates_on_oom, balloon_reports_free_pages, offline_bytes};
 use crate::status::{self, StatusError};
-use crate::tune::assess::Standing;
 use crate::tune::facts::is_vm;
-use crate::tune::journal::Lock;
-use crate::tune::{Inventory, Mode};
+use crate::tune::inventory;
 use nix::unistd::{AccessFlags, access};
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -20,6 +18,9 @@ use std::io::ErrorKind;
 use std::path::Path;
 use vmtide_protocol::agent::Hello;
 use vmtide_protocol::bridge::Host;
+use vmtide_tuning::Mode;
+use vmtide_tuning::assess::Standing;
+use vmtide_tuning::journal::Lock;
 
 /// Virtio's numbers of its devices (virtio specification, section 5).
 const BALLOON: u32 = 5;
@@ -126,7 +127,7 @@ fn pressure(root: &Path) -> Pressure {
 }
 
 fn knobs(config: &Config, root: &Path) -> Knobs {
-    let inventory = match Inventory::take(root, &config.tuning, Host::default(), BTreeSet::new()) {
+    let inventory = match inventory::take(root, &config.tuning, Host::default(), BTreeSet::new()) {
         Ok(inventory) => inventory,
         Err(error) => return Knobs::Unknown(full_text(&error)),
     };

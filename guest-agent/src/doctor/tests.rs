@@ -5,12 +5,12 @@ use crate::config::layers::Layered;
 use crate::fake_bridge::FakeBridge;
 use crate::link::{Address, Greeting};
 use crate::sense::fixture::{guest, write};
-use crate::tune::Mode;
 use std::io::ErrorKind;
 use std::path::Path;
 use vmtide_protocol::bridge::{Reject, RejectReason};
 use vmtide_protocol::doctor::{Report, State};
 use vmtide_protocol::{AgentMessage, BridgeMessage};
+use vmtide_tuning::Mode;
 
 fn sound() -> Facts {
     Facts {

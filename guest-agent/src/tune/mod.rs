@@ -1,39 +1,44 @@
-//! Tunes the guest: the only part of the agent that writes outside its own files.
+//! Tunes the guest, by the engine that it shares with the host ([`vmtide_tuning`]).
 //!
 //! ```text
-//! catalogue (data) --.
-//! facts (the guest) --+--> survey --> assess: how each knob stands, what to do (pure)
-//! journal (what was) -'                 |
-//!                                       v
-//!                       tuner: journal, write, read back ---> trial: did it help? (pure)
+//! catalogue/*.toml ----.
+//! facts (the guest) ---+--> engine --> /proc/sys, /sys
+//! zram (compressed swap, in the same journal)
 //! ```
 //!
-//! In: samples and host hints from the agent's loop, the operator's mode. Out: values in `/proc/sys` and `/sys`, each with
-//! a record in the journal before it is written, and events for the bridge. What vmtide changed goes back when the agent
-//! stops, when an operator says so, and after a crash; what somebody else has set is theirs.
+//! In: samples and host hints from the agent's loop, the operator's mode. Out: knobs that hold what suits the guest, and events
+//! for the bridge.
 
-pub mod assess;
-pub mod catalogue;
-pub mod claims;
-pub mod control;
-pub mod expression;
 pub mod facts;
-pub mod hand;
 pub mod inventory;
-pub mod journal;
-pub mod place;
-pub mod revert;
-pub mod show;
-pub mod survey;
-pub mod trial;
-pub mod trials;
 pub mod tuner;
-pub mod value;
-pub mod window;
 pub mod zram;
 
-pub use catalogue::{Catalogue, Knob, Mode};
-pub use facts::Facts;
-pub use inventory::{Inventory, InventoryError};
-pub use survey::{Row, Survey};
 pub use tuner::Tuner;
+
+use std::path::Path;
+use vmtide_tuning::{Catalogue, Domain};
+
+/// The guest's knobs and facts.
+pub static DOMAIN: Domain = Domain {
+    machine: "guest",
+    daemon: "agent",
+    list: "vmtide-agent tuning list",
+    files: &[
+        ("memory.toml", include_str!("catalogue/memory.toml")),
+        ("cpu.toml", include_str!("catalogue/cpu.toml")),
+        ("storage.toml", include_str!("catalogue/storage.toml")),
+        ("network.toml", include_str!("catalogue/network.toml")),
+    ],
+    facts: facts::KNOWN,
+    reserved: &[(zram::ID, "it is no knob: [tuning.zram] in agent.toml says what it should be")],
+    undo: |root, owned| (owned.knob == zram::ID).then(|| zram::remove(root, owned)),
+};
+
+/// The knobs as they are without an operator's files.
+pub fn built_in() -> Catalogue {
+    Catalogue::load(&DOMAIN, Path::new("/dev/null/none")).0
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,9 +1,9 @@
 use super::*;
 use crate::config::LogLevel;
-use crate::tune::Mode;
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
 use tempfile::TempDir;
+use vmtide_tuning::Mode;
 
 /// A guest's folders: `usr/*.toml` are the vendor's, `agent.toml` and `agent.conf.d/*.toml` the operator's.
 fn guest(files: &[(&str, &str)]) -> TempDir {

@@ -1,15 +1,14 @@
 //! The engine on a fixture tree, over the life of a guest.
 
-use super::changing::REFUSED_MS;
 use super::*;
-use crate::observer::Samples;
 use crate::sense::fixture::write as fixture;
 use crate::sense::{CpuSample, Stall};
-use crate::tune::catalogue::Risk;
-use crate::tune::journal;
-use crate::tune::place;
 use std::fs;
 use tempfile::TempDir;
+use vmtide_tuning::catalogue::Risk;
+use vmtide_tuning::engine::{FULL_MS, REFUSED_MS};
+use vmtide_tuning::journal::{self, Outcome};
+use vmtide_tuning::place;
 
 const MIB: u64 = 1 << 20;
 const SWAPPINESS: &str = "proc/sys/vm/swappiness";
@@ -74,7 +73,7 @@ impl Guest {
     }
 
     /// So much later; returns what the engine says.
-    fn after_ms(&mut self, ms: u64) -> Vec<TuneEvent> {
+    fn after_ms(&mut self, ms: u64) -> Vec<Event> {
         self.now_ms += ms;
         self.samples.rest_at_ms = Some(self.now_ms);
         let (now_ms, samples) = (self.now_ms, self.samples);
@@ -82,7 +81,7 @@ impl Guest {
     }
 
     /// `seconds` of a guest that stalls so many millionths of the time.
-    fn stalls(&mut self, seconds: u64, ppm: u64) -> Vec<TuneEvent> {
+    fn stalls(&mut self, seconds: u64, ppm: u64) -> Vec<Event> {
         let mut events = Vec::new();
         for _ in 0..seconds / 2 {
             let stall = self.samples.memory.as_mut().and_then(|memory| memory.stall.as_mut()).unwrap();
@@ -152,7 +151,7 @@ fn a_killed_agent_s_changes_are_put_back_by_the_next() {
     guest.start();
     assert!(guest.is_as_at_boot());
     let events = guest.after_ms(0);
-    assert!(events[0].starts_with("put back 3 files that an agent left"), "{events:?}");
+    assert!(events[0].starts_with("put back 3 files that a killed agent had left"), "{events:?}");
     assert_eq!(guest.holds(SWAPPINESS), "140", "and set again");
 }
 
@@ -343,14 +342,14 @@ fn a_cpu_that_goes_between_look_and_write_and_between_write_and_stop_leaves_noth
     let policy = guest.dir.path().join(GOVERNOR).parent().unwrap().to_owned();
     guest.set(GOVERNOR, "powersave\n");
     let now_ms = guest.now_ms;
-    let rows = guest.tuner().rows("cpu_governor", now_ms);
+    let rows = guest.tuner().engine.rows("cpu_governor", now_ms);
     fs::remove_dir_all(&policy).unwrap();
-    guest.tuner().write(&rows[0], now_ms);
-    guest.tuner().write(&rows[0], now_ms + CHECK_MS - 1);
+    guest.tuner().engine.write(&rows[0], now_ms);
+    guest.tuner().engine.write(&rows[0], now_ms + CHECK_MS - 1);
     let events = guest.after_ms(0);
     let said = events.iter().filter(|event| event.contains("policy1")).count();
     assert!(said == 1 && events.iter().any(|event| event.starts_with("set swappiness=140")), "{events:?}");
-    assert!(guest.tuner().ledger().owned.iter().all(|owned| owned.knob != "cpu_governor"));
+    assert!(guest.tuner().engine.ledger().owned.iter().all(|owned| owned.knob != "cpu_governor"));
 
     // It comes back, is tuned, and goes again just before the agent stops.
     guest.set(GOVERNOR, "powersave\n");
@@ -386,8 +385,8 @@ fn adaptive_writes_what_is_of_low_risk_and_tells_the_rest() {
     guest.stalls(240, 20_000);
     let now_ms = guest.now_ms;
     let mut written = 0;
-    for knob in guest.tuner().catalogue.knobs.clone() {
-        for row in guest.tuner().rows(&knob.id, now_ms) {
+    for knob in guest.tuner().engine.catalogue().knobs.clone() {
+        for row in guest.tuner().engine.rows(&knob.id, now_ms) {
             assert!(row.original.is_none() || knob.risk == Risk::Low, "{row:?}");
             written += usize::from(row.original.is_some());
         }

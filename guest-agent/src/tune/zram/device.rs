@@ -1,15 +1,15 @@
 //! One device of zram: makes it a swap, and takes it away again. Knows only files and two system calls.
 
 use super::{CONTROL, header};
-use crate::tune::journal::{Outcome, Owned};
-use crate::tune::place;
-use crate::tune::value::Value;
 use nix::{errno::Errno, libc};
 use std::ffi::CString;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::path::Path;
 use std::time::Duration;
+use vmtide_tuning::journal::{Outcome, Owned};
+use vmtide_tuning::place;
+use vmtide_tuning::value::Value;
 
 /// Used before any other swap, which has less than 0 unless somebody says so.
 const PRIORITY: libc::c_int = 100;

@@ -17,13 +17,13 @@ mod view;
 pub use device::{remove, removed_through};
 pub use view::{View, may_swap};
 
-use super::catalogue::{Knob, Mode, Risk};
-use super::hand::Hand;
-use super::journal::{JournalError, Outcome, Owned, Record};
 use crate::config::Zram;
 use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
+use vmtide_tuning::catalogue::{Knob, Mode, Risk};
+use vmtide_tuning::hand::Hand;
+use vmtide_tuning::journal::{JournalError, Outcome, Owned, Record};
 
 /// Its name among the knobs.
 pub const ID: &str = "zram";

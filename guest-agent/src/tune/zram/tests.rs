@@ -4,14 +4,14 @@ use super::device::Device;
 use super::*;
 use crate::sense::MemorySample;
 use crate::sense::fixture::write;
-use crate::tune::assess::Standing;
-use crate::tune::journal::Journal;
-use crate::tune::value::Value;
-use crate::tune::{Facts, Row};
 use std::fs;
 use std::path::PathBuf;
 use tempfile::TempDir;
 use vmtide_protocol::bridge::Host;
+use vmtide_tuning::Row;
+use vmtide_tuning::assess::Standing;
+use vmtide_tuning::journal::Journal;
+use vmtide_tuning::value::Value;
 
 const UUID: &str = "999eac47-dbbf-4379-b399-3cad1d9b2a4b";
 const SWAPS: &str = "Filename Type Size Used Priority\n";
@@ -41,7 +41,7 @@ fn guest() -> Guest {
 }
 
 fn hand(root: &Path) -> Hand {
-    Hand::new(root, Journal::open(&root.join("run/tuning.journal"), "boot").unwrap())
+    Hand::new(&crate::tune::DOMAIN, root, Journal::open(&root.join("run/tuning.journal"), "boot").unwrap())
 }
 
 impl Guest {
@@ -94,7 +94,7 @@ impl Guest {
     fn row(&self, mode: Mode) -> Row {
         let settings = Zram { size_percent: 50, algorithm: None };
         let memory = MemorySample { total_bytes: 768 * MIB, ..MemorySample::default() };
-        let facts = Facts::read(self.dir.path(), &memory, None, Host::default());
+        let facts = crate::tune::facts::read(self.dir.path(), &memory, None, Host::default());
         let view = View {
             root: self.dir.path(),
             settings: Some(&settings),
@@ -147,11 +147,11 @@ fn it_is_written_down_before_and_closed_when_it_fails() {
     let error = set_up(&root, &mut guest.hand, 64 * MIB, None, 7).unwrap_err();
     assert!(crate::full_text(&error).starts_with("cannot swap to /dev/zram1: "), "{error}");
     assert!(guest.owned().is_none());
-    let records = crate::tune::journal::read(&root.join("run/tuning.journal"), "boot").unwrap();
+    let records = vmtide_tuning::journal::read(&root.join("run/tuning.journal"), "boot").unwrap();
     let [Record::Write(owned), Record::Closed { outcome, .. }] = &records[..] else { panic!("{records:?}") };
     assert_eq!((owned.written.as_str(), *outcome), (UUID, Outcome::Refused));
 
-    let mut full = Hand::new(&root, Journal::full());
+    let mut full = Hand::new(&crate::tune::DOMAIN, &root, Journal::full());
     assert!(matches!(set_up(&root, &mut full, 64 * MIB, None, 7), Err(ZramError::Journal(_))));
     assert_eq!(guest.removed(), "1", "the first one's, and no other");
 }

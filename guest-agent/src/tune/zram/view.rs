@@ -3,13 +3,13 @@
 use super::device::Device;
 use super::{CONTROL, ID, knob};
 use crate::config::Zram;
-use crate::tune::assess::{Action, Standing};
-use crate::tune::facts::Facts;
-use crate::tune::journal::{Ledger, Outcome, Owned};
-use crate::tune::value::Value;
-use crate::tune::{Mode, Row};
 use std::fs;
 use std::path::Path;
+use vmtide_tuning::Facts;
+use vmtide_tuning::assess::{Action, Standing};
+use vmtide_tuning::journal::{Ledger, Outcome, Owned};
+use vmtide_tuning::value::Value;
+use vmtide_tuning::{Mode, Row};
 
 /// `CAP_SYS_ADMIN` of linux/capability.h.
 const SYS_ADMIN: u32 = 21;
