@@ -1,5 +1,5 @@
 //! The documentation, the shipped configuration and its schema say what the code does. `VMTIDE_UPDATE=1 cargo test -p
-//! vmtide-bridge` writes the schema and the example's `[policy]` anew.
+//! vmtide-bridge` writes the schema, the example's `[policy]` and the host's catalogue anew.
 
 #![allow(clippy::unwrap_used, reason = "a test stops at its first surprise")]
 
@@ -86,6 +86,16 @@ fn the_example_shows_every_number_of_the_policy_as_it_is_documented() {
     });
     let rows: String = rows.collect();
     holds(EXAMPLE, &format!("{before}# planner = {planner}\n{rows}# end of policy\n{after}"));
+}
+
+#[test]
+fn the_documentation_shows_the_catalogue() {
+    const PAGE: &str = "docs/host-tuning.md";
+    const BEGIN: &str = "<!-- catalogue: written by the tests of vmtide-bridge -->\n";
+    let found = document(PAGE);
+    let (before, _) = found.split_once(BEGIN).unwrap();
+    let text = vmtide_tuning::catalogue::document(&vmtide_bridge::tune::built_in());
+    holds(PAGE, &format!("{before}{BEGIN}\n{text}"));
 }
 
 #[test]

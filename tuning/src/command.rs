@@ -142,6 +142,7 @@ pub fn revert(
     match control::ask(settings.journal, &request).map_err(RevertCommandError::Silent)? {
         Some(Answer::Undone { files }) => Ok((files, false)),
         Some(Answer::Failed { message }) => Err(RevertCommandError::Failed(message)),
+        Some(answer) => Err(RevertCommandError::Failed(format!("it answered {answer:?}"))),
         None => Ok((revert::revert(domain, root, settings, name)?, true)),
     }
 }

@@ -1,7 +1,9 @@
 //! How an operator's command speaks with the daemon that runs: one line of JSON each way, on a unix socket of root's.
 
 use crate::hand::Undone;
+use crate::value::Value;
 use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
@@ -28,6 +30,8 @@ pub enum Request {
         /// A knob or a group; all when `None`.
         name: Option<String>,
     },
+    /// Tell what only the daemon knows.
+    Status,
 }
 
 /// What came of it.
@@ -38,6 +42,13 @@ pub enum Answer {
     Undone {
         /// Each file.
         files: Vec<Undone>,
+    },
+    /// What only the daemon knows.
+    Stands {
+        /// Units that an operator had reverted.
+        held: BTreeSet<String>,
+        /// The machine, as it last looked at it.
+        facts: BTreeMap<String, Value>,
     },
     /// It could not be done at all.
     Failed {

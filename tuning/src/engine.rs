@@ -54,6 +54,8 @@ pub struct Engine {
     trials: Trials,
     /// What was set since the last look.
     set: Vec<String>,
+    /// How often a file was written or put back.
+    changes: u64,
     events: Vec<Event>,
 }
 
@@ -103,6 +105,7 @@ impl Engine {
             windows: Windows::default(),
             trials: Trials::default(),
             set: Vec::new(),
+            changes: 0,
             events: Vec::new(),
         };
         let undone = engine.restore(|_| true, now_ms);
@@ -196,11 +199,11 @@ impl Engine {
         units.retain(|unit| is_full || self.ledger().owned.iter().any(|owned| self.is_of(unit, &owned.knob)));
         for unit in units {
             // What the kernel computed anew is let go, and then looked at once more.
-            let were_set = self.set.len();
+            let were_changed = self.changes;
             if self.apply(&unit, now_ms, read) {
                 self.apply(&unit, now_ms, read);
             }
-            if self.set.len() > were_set {
+            if self.changes > were_changed {
                 // One knob may be another's fact: huge pages decide what the kernel keeps free.
                 self.renew(read());
             }
@@ -218,7 +221,10 @@ impl Engine {
 
     /// Does what an operator asks.
     pub fn serve(&mut self, request: &Request, now_ms: u64) -> Answer {
-        let Request::Revert { name } = request;
+        let Request::Revert { name } = request else {
+            let facts = self.facts.all().iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
+            return Answer::Stands { held: self.held.clone(), facts };
+        };
         let ids = match name.as_deref().map(|name| ids_of(&self.catalogue, name)).transpose() {
             Ok(ids) => ids,
             Err(error) => return Answer::Failed { message: error.to_string() },

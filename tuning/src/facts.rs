@@ -3,6 +3,7 @@
 //! Each side reads its own facts; what both read is here. [`Facts`] compare equal as long as no value of the catalogue can
 //! have changed.
 
+use crate::domain::Domain;
 use crate::value::Value;
 use std::collections::BTreeMap;
 use std::fs;
@@ -26,6 +27,12 @@ const SIZE_STEPS: u64 = 64;
 pub struct Facts(BTreeMap<&'static str, Value>);
 
 impl Facts {
+    /// Those of `told` that there are in `domain`.
+    pub fn told(domain: &Domain, told: &BTreeMap<String, Value>) -> Self {
+        let known = domain.facts.iter().filter_map(|(name, _)| Some((*name, told.get(*name)?.clone())));
+        Self(known.collect())
+    }
+
     /// What is known under `name`, but for a knob's and a disk's own facts.
     pub fn get(&self, name: &str) -> Option<Value> {
         self.0.get(name).cloned()

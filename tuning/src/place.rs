@@ -9,8 +9,14 @@ use std::path::{Path, PathBuf};
 /// No knob is longer; what is, is none.
 const MOST_BYTES: usize = 4096;
 
-/// The paths below `root` that `pattern` stands for, in order; as the machine names them.
+/// The paths below `root` that `pattern` stands for, in order; as the machine names them. In a name, `*` stands for its rest,
+/// and `{a,b}` for either.
 pub fn places(root: &Path, pattern: &str) -> Vec<String> {
+    if let Some((before, rest)) = pattern.split_once('{')
+        && let Some((either, after)) = rest.split_once('}')
+    {
+        return either.split(',').flat_map(|one| places(root, &format!("{before}{one}{after}"))).collect();
+    }
     let mut found = vec![String::new()];
     for part in pattern.split('/').filter(|part| !part.is_empty()) {
         let Some((before, after)) = part.split_once('*') else {
@@ -90,6 +96,7 @@ mod tests {
             ["/sys/block/vda/queue/nr_requests", "/sys/block/vdb/queue/nr_requests"]
         );
         assert_eq!(places(dir.path(), "/sys/block/sda/queue/nr_requests").len(), 1);
+        assert_eq!(places(dir.path(), "/sys/block/{sda,vdb,sdx}/queue/nr_requests").len(), 2);
         for absent in ["/sys/block/sdb/queue/nr_requests", "/sys/nothing/*/x", "/sys/block/*x/queue"] {
             assert!(places(dir.path(), absent).is_empty(), "{absent}");
         }

@@ -1,10 +1,11 @@
 //! What a knob holds, a fact says and an expression gives.
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 use std::fmt;
 
 /// A number, a word, or yes and no.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(untagged)]
 pub enum Value {
     /// Bytes, counts, shares.
     Number(i64),

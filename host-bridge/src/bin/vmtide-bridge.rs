@@ -30,6 +30,8 @@ struct Cli {
 enum Command {
     /// Run until SIGTERM; balloons stay where they are when it stops.
     Run(ConfigFile),
+    /// Tune this host's own kernel until SIGTERM, then put back what was set; as root.
+    Tune(ConfigFile),
     /// Read the configuration, say what it means, and touch nothing.
     Check(ConfigFile),
     /// Check or show the configuration.
@@ -64,6 +66,7 @@ struct ConfigFile {
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Run(ConfigFile { config }) => run(&config),
+        Command::Tune(ConfigFile { config }) => tune(&config),
         Command::Check(ConfigFile { config }) | Command::Config(Configuration::Check(ConfigFile { config })) => {
             check(&config)
         }
@@ -119,6 +122,25 @@ fn run(path: &Path) -> Result<()> {
     // All that can be wrong with it, before anything is touched.
     let config = Config::load(path)?;
     let host = host_of(&config, path)?;
+    log();
+    if let Some(warning) = config.warning(host.limit_bytes()) {
+        tracing::warn!("{warning}");
+    }
+    // Sockets say for themselves who may open them; whatever shell or unit started us, a group may have what is its.
+    umask(Mode::S_IRWXO);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    Ok(runtime.block_on(vmtide_bridge::bridge::run(config, path.to_owned(), host))?)
+}
+
+fn tune(path: &Path) -> Result<()> {
+    let config = Config::load(path)?;
+    log();
+    umask(Mode::S_IRWXG | Mode::S_IRWXO);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    Ok(runtime.block_on(vmtide_bridge::tune::run(&config))?)
+}
+
+fn log() {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(false);
     // The journal stamps by itself.
@@ -127,11 +149,4 @@ fn run(path: &Path) -> Result<()> {
     } else {
         log.with_timer(uptime()).init();
     }
-    if let Some(warning) = config.warning(host.limit_bytes()) {
-        tracing::warn!("{warning}");
-    }
-    // Sockets say for themselves who may open them; whatever shell or unit started us, a group may have what is its.
-    umask(Mode::S_IRWXO);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    Ok(runtime.block_on(vmtide_bridge::bridge::run(config, path.to_owned(), host))?)
 }

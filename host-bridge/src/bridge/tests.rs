@@ -11,7 +11,6 @@ use crate::hypervisor::{Error, MachineState, Makeup};
 use crate::plan::actuator::{self, Parts, Speeds};
 use crate::plan::{self, HostView, Limits, MIB, MemoryDemand, Planner, Policy, Rule, Urgency};
 use crate::record::{Ended, Outcome, Record};
-use vmtide_protocol::bridge::Intervals;
 use vmtide_protocol::demand::MemoryReason;
 
 const A: usize = 0;
@@ -46,11 +45,9 @@ fn config_by(planner: Planner, capacity_mib: u64) -> Config {
         capacity_bytes: Some(capacity_mib * MIB),
         reserve_bytes: Some(0),
         control_socket: "/c".into(),
-        intervals: Intervals::default(),
         planner,
-        policy: Policy::default(),
-        record: RecordConfig::default(),
         vms: vec![vm("a", 3), vm("b", 4)],
+        ..Config::default()
     }
 }
 

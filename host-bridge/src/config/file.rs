@@ -11,6 +11,7 @@ use std::collections::HashMap;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use vmtide_protocol::bridge::Intervals;
+use vmtide_tuning::Mode;
 
 /// The least minimum: no Linux guest of today lives in less.
 const LEAST_MINIMUM_BYTES: u64 = 32 * MIB;
@@ -32,6 +33,7 @@ pub(super) struct File {
     #[cfg_attr(feature = "schema", schemars(schema_with = "super::schema::policy"))]
     policy: policy::Section,
     record: Record,
+    tuning: Tuning,
     /// The VMs.
     vm: Vec<Vm>,
 }
@@ -62,6 +64,18 @@ struct Record {
     directory: Option<PathBuf>,
     /// The most that the recording may have, 1 MiB or more; 0: nothing is recorded.
     size: Option<Bytes>,
+}
+
+#[derive(Default, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(default, deny_unknown_fields)]
+struct Tuning {
+    /// No knob of the host does more than this; `observe` without it.
+    mode: Option<Mode>,
+    /// The folder of files that change or add knobs: an absolute path.
+    catalogue: Option<PathBuf>,
+    /// Where it is written down what was changed: an absolute path, in a folder of root's alone that a reboot empties.
+    journal: Option<PathBuf>,
 }
 
 #[derive(Default, Deserialize)]
@@ -179,6 +193,15 @@ fn apply(config: &mut Config, file: File, path: &Path, taken: &mut Taken) -> Res
     }
     if let Some(directory) = file.record.directory {
         config.record.directory = absolute(directory).map_err(|message| wrong("record.directory", message))?;
+    }
+    config.tuning.mode = file.tuning.mode.unwrap_or(config.tuning.mode);
+    for (key, value, slot) in [
+        ("tuning.catalogue", file.tuning.catalogue, &mut config.tuning.catalogue),
+        ("tuning.journal", file.tuning.journal, &mut config.tuning.journal),
+    ] {
+        if let Some(path) = value {
+            *slot = absolute(path).map_err(|message| wrong(key, message))?;
+        }
     }
     if let Some(Bytes(bytes)) = file.record.size {
         if bytes != 0 && !(LEAST_RECORD_BYTES..=MAXIMUM_BYTES).contains(&bytes) {

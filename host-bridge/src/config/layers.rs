@@ -104,7 +104,7 @@ impl Source<'_> {
 
 /// The keys that have a default which does not depend on the host.
 fn defaults() -> Vec<Entry> {
-    let Config { control_socket, intervals, planner, policy, record, .. } = Config::default();
+    let Config { control_socket, intervals, planner, policy, record, tuning, .. } = Config::default();
     let mut entries = vec![
         built_in("control.socket", control_socket.display().to_string()),
         built_in("intervals.busy_ms", intervals.busy_ms),
@@ -116,6 +116,9 @@ fn defaults() -> Vec<Entry> {
     }
     entries.push(built_in("record.directory", record.directory.display().to_string()));
     entries.push(built_in("record.size", record.size_bytes));
+    entries.push(built_in("tuning.mode", format!("{:?}", tuning.mode).to_lowercase()));
+    entries.push(built_in("tuning.catalogue", tuning.catalogue.display().to_string()));
+    entries.push(built_in("tuning.journal", tuning.journal.display().to_string()));
     entries
 }
 

@@ -26,6 +26,7 @@ pub use schema::schema;
 use crate::plan::{Limits, Planner, Policy};
 use std::path::{Path, PathBuf};
 use vmtide_protocol::bridge::Intervals;
+use vmtide_tuning::Mode;
 
 /// Where the configuration is unless `--config` says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/vmtide/bridge.toml";
@@ -35,6 +36,10 @@ pub const DEFAULT_CONTROL_SOCKET: &str = "/run/vmtide/control.sock";
 pub const DEFAULT_RECORD_DIRECTORY: &str = "/var/lib/vmtide/record";
 /// How much history is kept unless the configuration says otherwise.
 pub const DEFAULT_RECORD_BYTES: u64 = 64 << 20;
+/// Where an operator's knobs of the host are unless the configuration says otherwise.
+pub const DEFAULT_CATALOGUE: &str = "/etc/vmtide/host-tuning.d";
+/// Where it is written down what was changed of the host unless the configuration says otherwise.
+pub const DEFAULT_JOURNAL: &str = "/run/vmtide-tuning/host.journal";
 /// Shares of a VM that has none of its own.
 pub const DEFAULT_SHARES: u32 = 1000;
 /// The most shares a VM can have.
@@ -115,6 +120,8 @@ pub struct Config {
     pub policy: Policy,
     /// What is kept of the past.
     pub record: RecordConfig,
+    /// How the host's own kernel is tuned.
+    pub tuning: TuningConfig,
     /// The VMs, in the order they were written.
     pub vms: Vec<VmConfig>,
 }
@@ -134,6 +141,28 @@ impl Default for RecordConfig {
     }
 }
 
+/// The tuning of the host's own kernel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TuningConfig {
+    /// No knob does more than this.
+    pub mode: Mode,
+    /// The folder of files that change or add knobs.
+    pub catalogue: PathBuf,
+    /// Where it is written down what was changed.
+    pub journal: PathBuf,
+}
+
+impl Default for TuningConfig {
+    fn default() -> Self {
+        Self {
+            mode: Mode::Observe,
+            catalogue: DEFAULT_CATALOGUE.into(),
+            // A folder of root's alone: whoever writes the journal says what is put back.
+            journal: DEFAULT_JOURNAL.into(),
+        }
+    }
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -144,6 +173,7 @@ impl Default for Config {
             planner: Planner::default(),
             policy: Policy::default(),
             record: RecordConfig::default(),
+            tuning: TuningConfig::default(),
             vms: Vec::new(),
         }
     }

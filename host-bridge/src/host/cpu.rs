@@ -76,6 +76,16 @@ impl Ticks {
         Some(Shares { used_permille, steal_permille: share(self.steal, after.steal)? })
     }
 
+    /// What was not idle, since boot; what was stolen counts.
+    pub(super) fn used_ms(&self) -> u64 {
+        ms(self.all.saturating_sub(self.unused))
+    }
+
+    /// What was stolen, since boot.
+    pub(super) fn steal_ms(&self) -> u64 {
+        ms(self.steal)
+    }
+
     /// `cpu user nice system idle iowait irq softirq steal …`; what follows is in `user` and `nice` already.
     pub(super) fn parse(text: &str) -> Option<Self> {
         let line = text.lines().find_map(|line| line.strip_prefix("cpu "))?;
@@ -88,6 +98,10 @@ impl Ticks {
             steal: at(7),
         })
     }
+}
+
+fn ms(ticks: u64) -> u64 {
+    ticks.saturating_mul(1000) / procfs::ticks_per_second()
 }
 
 #[cfg(test)]

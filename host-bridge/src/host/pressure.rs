@@ -80,6 +80,11 @@ impl Totals {
         Shares { some_permille: share(self.some_us, after.some_us), full_permille: share(self.full_us, after.full_us) }
     }
 
+    /// Time in which some task waited, since boot.
+    pub(super) fn some_us(&self) -> u64 {
+        self.some_us
+    }
+
     /// `None` without a `some`. Before Linux 5.13 `cpu` has no `full`.
     pub(super) fn parse(text: &str) -> Option<Self> {
         let total = |kind: &str| {

@@ -41,7 +41,9 @@ pub(super) fn build(cache: &Path) -> Result<PathBuf> {
     for package in ["vmtide-agent", "vmtide-bridge", "vmtide-lab"] {
         build.args(["-p", package]);
     }
-    for binary in ["vmtide-agent", "vmtide-bridge", "vmtide", "vmtide-load", "vmtide-guest", "vmtide-lever"] {
+    for binary in
+        ["vmtide-agent", "vmtide-bridge", "vmtide", "vmtide-load", "vmtide-guest", "vmtide-lever", "vmtide-equal"]
+    {
         build.args(["--bin", binary]);
     }
     build.env("RUSTFLAGS", "-C target-feature=+crt-static").current_dir(super::workspace_dir());

@@ -30,7 +30,7 @@ const AT_BOOT: [&str; 11] = [
 ///
 /// The compressors that zram takes are modules of the crypto API in 6.1 (`lzo_rle`, its default, and `zstd`) and
 /// libraries in 6.12; in the order given here they load on both.
-const ON_DEMAND: [&str; 13] = [
+const ON_DEMAND: [&str; 15] = [
     "vsock_loopback",
     "zsmalloc",
     "lz4_compress",
@@ -44,6 +44,8 @@ const ON_DEMAND: [&str; 13] = [
     "mbcache",
     "jbd2",
     "ext4",
+    "irqbypass",
+    "kvm",
 ];
 
 const PROGRAMS: [&str; 3] = ["vmtide-guest", "vmtide-agent", "vmtide-load"];

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 pub struct Knob {
     /// Its name in commands, in the journal and in overrides.
     pub id: String,
-    /// Where it is; `*` stands for the rest of a folder's name, for a setting of each disk or each CPU.
+    /// Where it is; `*` stands for the rest of a folder's name, for a setting of each disk or each CPU, and `{a,b}` for either.
     pub path: String,
     /// The file that holds the same limit in another unit: the kernel sets either to 0 when the other is written.
     pub twin: Option<String>,

@@ -43,6 +43,7 @@ impl Engine {
 
     /// A setting is another one from now on.
     fn changed(&mut self, by_trial: bool) {
+        self.changes += 1;
         self.windows.clear();
         if !by_trial {
             self.trials.disturb();

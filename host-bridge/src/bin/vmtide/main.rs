@@ -11,6 +11,7 @@ mod optimize;
 mod pages;
 mod show;
 mod trim;
+mod tuning;
 
 use clap::{Args, Parser, Subcommand};
 use serde::Serialize;
@@ -91,6 +92,8 @@ enum Command {
     Replay(offline::Replay),
     /// Plan for made-up guests.
     Simulate(offline::Simulate),
+    /// How this host's own kernel is tuned. Needs no bridge.
+    Tuning(tuning::Tuning),
     /// Check every link between this host's VMs and the bridge, and say what to do. Needs no bridge, and changes nothing.
     Doctor(doctor::Doctor),
     /// Look at this host and write a bridge.toml with the VMs that it runs. Needs no bridge, and changes nothing else.
@@ -224,6 +227,7 @@ async fn run(cli: &Cli) -> Result<(), Failure> {
         }
         Command::Replay(replay) => replay.run(&mut out, cli.json),
         Command::Simulate(simulate) => simulate.run(&mut out, cli.json),
+        Command::Tuning(tuning) => tuning.run(&mut out).await,
         Command::Doctor(doctor) => doctor.run(&cli.socket, &mut out, cli.json).await,
         Command::Init(init) => init.run(&mut out, cli.json),
     }

@@ -70,6 +70,11 @@ impl Counters {
         self.reads > 0 || self.writes > 0
     }
 
+    /// Reads and writes done, and how long they took together, milliseconds.
+    pub(super) fn done(&self) -> (u64, u64) {
+        (self.reads.saturating_add(self.writes), self.read_ms.saturating_add(self.write_ms))
+    }
+
     /// What was done until `after`, `window_ms` later.
     pub(super) fn disk(&self, after: &Self, name: &str, window_ms: u64) -> Disk {
         // The counters of a disk that was unplugged and came again begin anew.

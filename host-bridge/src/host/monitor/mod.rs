@@ -9,11 +9,13 @@
 //! Nothing here is the planner's input, and nothing is written. A source that is not there is named with the reason in
 //! [`Report::absent`]; its part of the report is `None`, never 0.
 
+mod counters;
 mod disks;
 mod storage;
 #[cfg(test)]
 mod tests;
 
+pub use counters::reading;
 pub use disks::{Disk, Latency};
 pub use storage::FileSystem;
 
