@@ -146,6 +146,16 @@ pub struct Vm {
     pub trim: Option<Trim>,
 }
 
+/// What holds a VM's disks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum IoLever {
+    /// Its hypervisor's throttle.
+    Hypervisor,
+    /// Its cgroup, where the hypervisor does not answer, has no disk to hold, or would not.
+    Group,
+}
+
 /// A VM's CPU time. Amounts are thousandths of a CPU.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Cpu {

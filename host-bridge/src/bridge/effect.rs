@@ -20,6 +20,15 @@ pub enum Effect {
         /// The rate.
         throttle: Option<Throttle>,
     },
+    /// Hold the group of this VM to a rate at its block devices, and give it this weight for them, or let it go.
+    SetGroupIo {
+        /// The VM.
+        vm: usize,
+        /// The rate, in each direction.
+        throttle: Option<Throttle>,
+        /// The weight.
+        shares: Option<u32>,
+    },
     /// Tell the guest of this VM what it has.
     TellAllocation {
         /// The VM.
@@ -79,6 +88,7 @@ impl Effect {
         match *self {
             Self::SetTarget { vm, .. }
             | Self::SetThrottle { vm, .. }
+            | Self::SetGroupIo { vm, .. }
             | Self::TellAllocation { vm, .. }
             | Self::ForgetAllocation { vm }
             | Self::Yield { vm, .. }

@@ -1,10 +1,11 @@
 //! The shell around the VMs' cgroups: which process is which VM, what it used, and what its group was given.
 
 use super::cpu::CpuUse;
-use crate::cgroup::{Error, Group};
+use crate::cgroup::{Controller, Error, Group, IoCount, IoGroup};
 use crate::hypervisor::Process;
 use crate::hypervisor::driver::Sighting;
 use crate::plan::Millis;
+use crate::plan::storage::Throttle;
 use std::path::{Path, PathBuf};
 
 /// How often a group is looked for that is not there, or not the VM's alone: it may be made after the VM.
@@ -29,6 +30,8 @@ pub(super) struct Groups {
 struct Seat {
     process: Option<Process>,
     group: Option<Group>,
+    /// For its disks, which may be another one.
+    io: Option<IoGroup>,
     tried_ms: Option<Millis>,
     /// When its CPU time was read last, and what it was.
     last: Option<(Millis, CpuTime)>,
@@ -68,21 +71,27 @@ impl Groups {
     }
 
     /// Looks for groups that are not known yet: what was found, or why not.
-    pub(super) fn find(&mut self, now_ms: Millis) -> Vec<(usize, Result<String, String>)> {
+    pub(super) fn find(&mut self, now_ms: Millis) -> Vec<(usize, Controller, Result<String, String>)> {
         let (root, folder) = (&self.root, &self.folder);
-        let look = |(vm, seat): (usize, &mut Seat)| {
-            let process = seat.process.filter(|_| seat.group.is_none())?;
-            if seat.tried_ms.is_some_and(|tried_ms| now_ms.saturating_sub(tried_ms) < RETRY_MS) {
-                return None;
-            }
+        let mut looked = Vec::new();
+        for (vm, seat) in self.seats.iter_mut().enumerate() {
+            let is_rested = seat.tried_ms.is_none_or(|tried_ms| now_ms.saturating_sub(tried_ms) >= RETRY_MS);
+            let (Some(process), true) = (seat.process, is_rested) else { continue };
             seat.tried_ms = Some(now_ms);
-            let found = Group::find(root, process.pid(), folder);
-            let told = found.as_ref().map(|group| group.directory().display().to_string());
-            let told = told.map_err(Error::to_string);
-            seat.group = found.ok();
-            Some((vm, told))
-        };
-        self.seats.iter_mut().enumerate().filter_map(look).collect()
+            if seat.group.is_none() {
+                let found = Group::find(root, process.pid(), folder);
+                looked.push((vm, Controller::Cpu, told(&found, Group::directory)));
+                seat.group = found.ok();
+            }
+            if seat.io.is_none() {
+                // What an earlier bridge held is let go here.
+                let found = IoGroup::find(root, process.pid(), folder);
+                let found = found.and_then(|mut group| group.restore().map(|()| group));
+                looked.push((vm, Controller::Io, told(&found, IoGroup::directory)));
+                seat.io = found.ok();
+            }
+        }
+        looked
     }
 
     /// What each VM's process used since the last call, and, if that is asked for, how long its threads waited, which each of them
@@ -107,6 +116,20 @@ impl Groups {
         group.set_quota(quota_millicpus).and(weight)
     }
 
+    /// Holds a VM's group to a rate at its block devices and gives it a weight for them, or gives back what was there; all
+    /// that can be is.
+    pub(super) fn set_io(&mut self, vm: usize, throttle: Option<Throttle>, shares: Option<u32>) -> Result<(), Error> {
+        let Some(group) = &mut self.seats[vm].io else { return Ok(()) };
+        let weight = group.set_weight(shares);
+        group.hold(throttle).map(drop).and(weight)
+    }
+
+    /// What the groups of those VMs did on their block devices.
+    pub(super) fn count_io(&self, is_asked: impl Fn(usize) -> bool) -> Vec<(usize, IoCount)> {
+        let count = |(vm, seat): (usize, &Seat)| Some((vm, seat.io.as_ref().filter(|_| is_asked(vm))?.count().ok()?));
+        self.seats.iter().enumerate().filter_map(count).collect()
+    }
+
     /// Puts back what every group had before.
     pub(super) fn restore(&mut self) {
         self.seats.iter_mut().for_each(Seat::let_go);
@@ -121,5 +144,15 @@ impl Seat {
             tracing::info!(%error, "a cgroup cannot be put back");
             group.forget();
         }
+        if let Some(mut group) = self.io.take()
+            && let Err(error) = group.restore()
+        {
+            tracing::info!(%error, "a cgroup's disks cannot be put back");
+            group.forget();
+        }
     }
+}
+
+fn told<G>(found: &Result<G, Error>, directory: impl Fn(&G) -> &Path) -> Result<String, String> {
+    found.as_ref().map(|group| directory(group).display().to_string()).map_err(Error::to_string)
 }

@@ -45,7 +45,7 @@ pub use reload::Changes;
 pub use state::{Bridge, Now};
 
 use crate::api::server::{self, Server};
-use crate::cgroup;
+use crate::cgroup::{self, Controller};
 use crate::config::Config;
 use crate::guests::{Guests, ListenError};
 use crate::host::{Host, HostError};
@@ -150,8 +150,14 @@ pub async fn run(config: Config, path: PathBuf, mut host: Host) -> Result<(), Er
                     }
                 }
                 bridge.at(now).plan();
-                for (vm, found) in shell.groups.find(now.ms) {
-                    bridge.on_group(vm, found);
+                for (vm, controller, found) in shell.groups.find(now.ms) {
+                    match controller {
+                        Controller::Cpu => bridge.on_group(vm, found),
+                        Controller::Io => bridge.on_io_group(vm, found),
+                    }
+                }
+                for (vm, count) in shell.groups.count_io(|vm| bridge.is_io_of_group(vm)) {
+                    bridge.on_group_io(vm, count);
                 }
                 bridge.on_cpu(cgroup::host_cpus(Path::new("/")).unwrap_or(0), &shell.groups.used(now.ms, bridge.is_cpu_contended()));
                 if let Some((looked_ms, images)) = shell.pools.tend(now.ms, || bridge.images()) {

@@ -58,6 +58,11 @@ impl Shell {
                         driver.set_throttle(throttle);
                     }
                 }
+                Effect::SetGroupIo { vm, throttle, shares } => {
+                    if let Err(error) = self.groups.set_io(vm, throttle, shares) {
+                        bridge.on_io_group_refused(vm, &error);
+                    }
+                }
                 Effect::TellAllocation { vm, allocation } => self.guests.set_allocation(vm, allocation),
                 Effect::ForgetAllocation { vm } => self.guests.forget_allocation(vm),
                 Effect::TellHost(host) => self.guests.set_host(host),

@@ -300,6 +300,7 @@ impl Bridge {
         if gone {
             self.guests.forget(number);
             self.forget_cpu(number);
+            self.storage.vms[number].on_gone();
             self.trimming.forget(number);
             self.effects.push(Effect::ForgetAllocation { vm: number });
             self.note(number, format!("it is gone: {freed} return to the pool"));

@@ -1,9 +1,18 @@
 //! What the VMs' disks did, as their hypervisors counted it, to the planner; its throttles to the hypervisors.
+//!
+//! ```text
+//!  hypervisor: what its disks did ---+--> planner --> throttle --> hypervisor, where it answers and has disks to hold
+//!  cgroup: what its devices did -----'                     `----> cgroup, where it does not, or would not
+//! ```
+//!
+//! One lever at a time holds a VM. A cgroup tells nothing of how long an operation took: such a VM can be held, and never waits.
 
 use super::effect::Effect;
 use super::optimize::Moved;
 use super::state::Bridge;
 use super::vm::{Hypervisor, Vm};
+use crate::api::types::IoLever;
+use crate::cgroup::{self, IoCount};
 use crate::config::Bytes;
 use crate::hypervisor::{Error, Held, IoSeen};
 use crate::performance::{PPM, Resource};
@@ -31,14 +40,26 @@ pub(super) struct Storage {
 /// What is kept of one VM's.
 #[derive(Debug, Default)]
 pub(super) struct Disks {
-    seen: VecDeque<(Millis, IoSeen)>,
+    seen: Window,
+    /// The same, as its cgroup counts it; only while that is its lever.
+    counted: Window,
     pub(super) verdict: Option<IoVerdict>,
     asked: Option<Throttle>,
+    pub(super) lever: Option<IoLever>,
+    /// Where its cgroup for I/O is.
+    pub(super) group: Option<String>,
+    /// Throttle and weight that this was given last.
+    group_set: (Option<Throttle>, Option<u32>),
     /// What it took when it was held first.
     free_rate: u64,
     left: Vec<String>,
     refused_ms: Option<Millis>,
+    group_refused_ms: Option<Millis>,
 }
+
+/// Counters of the last seconds.
+#[derive(Debug, Default)]
+struct Window(VecDeque<(Millis, IoSeen)>);
 
 impl Storage {
     pub(super) fn new(vms: usize) -> Self {
@@ -57,25 +78,25 @@ impl Storage {
     }
 }
 
-impl Disks {
+impl Window {
     fn see(&mut self, now_ms: Millis, seen: IoSeen) {
+        let Self(kept) = self;
         // Counters of another QEMU.
-        if self.seen.back().is_some_and(|(_, last)| seen.ops < last.ops || seen.timed_us < last.timed_us) {
-            self.seen.clear();
+        if kept.back().is_some_and(|(_, last)| seen.ops < last.ops || seen.timed_us < last.timed_us) {
+            kept.clear();
         }
-        self.seen.push_back((now_ms, seen));
-        while self.seen.get(1).is_some_and(|(at, _)| at.saturating_add(WINDOW_MS) <= now_ms) {
-            self.seen.pop_front();
+        kept.push_back((now_ms, seen));
+        while kept.get(1).is_some_and(|(at, _)| at.saturating_add(WINDOW_MS) <= now_ms) {
+            kept.pop_front();
         }
     }
 
-    /// The images that are files, as last seen.
-    pub(super) fn images(&self) -> &[PathBuf] {
-        self.seen.back().map_or(&[], |(_, seen)| &seen.images)
+    fn last(&self) -> Option<&IoSeen> {
+        self.0.back().map(|(_, seen)| seen)
     }
 
-    pub(super) fn done(&self, now_ms: Millis) -> IoUse {
-        let (Some((from_ms, from)), Some((to_ms, to))) = (self.seen.front(), self.seen.back()) else {
+    fn done(&self, now_ms: Millis) -> IoUse {
+        let (Some((from_ms, from)), Some((to_ms, to))) = (self.0.front(), self.0.back()) else {
             return IoUse::default();
         };
         let window_ms = to_ms.saturating_sub(*from_ms);
@@ -94,47 +115,143 @@ impl Disks {
     }
 }
 
+impl Disks {
+    /// The images that are files, as last seen.
+    pub(super) fn images(&self) -> &[PathBuf] {
+        self.seen.last().map_or(&[], |seen| &seen.images)
+    }
+
+    pub(super) fn done(&self, now_ms: Millis) -> IoUse {
+        let window = if self.lever == Some(IoLever::Group) { &self.counted } else { &self.seen };
+        window.done(now_ms)
+    }
+
+    /// Its process is gone, and its cgroup with it.
+    pub(super) fn on_gone(&mut self) {
+        (self.group, self.group_set) = (None, (None, None));
+    }
+
+    /// What can hold it now, while its hypervisor stands so.
+    fn lever_at(&self, now_ms: Millis, hypervisor: &Hypervisor) -> Option<IoLever> {
+        let is_rested =
+            |refused_ms: Option<Millis>| refused_ms.is_none_or(|at| now_ms.saturating_sub(at) >= REFUSED_MS);
+        let by_hypervisor = match hypervisor {
+            Hypervisor::Attached(state) if state.running => {
+                self.seen.last().is_none_or(|seen| seen.disks > 0) && is_rested(self.refused_ms)
+            }
+            Hypervisor::Unreachable { .. } => false,
+            _ => return None,
+        };
+        let by_group = || self.group.is_some() && is_rested(self.group_refused_ms);
+        if by_hypervisor { Some(IoLever::Hypervisor) } else { by_group().then_some(IoLever::Group) }
+    }
+}
+
 impl Bridge {
     pub(super) fn on_io(&mut self, number: usize, seen: IoSeen) {
-        self.storage.vms[number].see(self.now.ms, seen);
+        self.storage.vms[number].seen.see(self.now.ms, seen);
+    }
+
+    /// Takes in where a VM's group for I/O is, or why there is none to set.
+    pub fn on_io_group(&mut self, number: usize, found: Result<String, String>) {
+        let disks = &mut self.storage.vms[number];
+        disks.group_set = (None, None);
+        disks.group = found.as_ref().ok().cloned();
+        if disks.lever == Some(IoLever::Group) {
+            // Another group than the one that was held.
+            disks.asked = None;
+        }
+        self.say(
+            number,
+            match found {
+                Ok(path) => format!("disks: its cgroup is {path}"),
+                Err(why) => format!("disks: neither weight nor rate by a cgroup: {why}"),
+            },
+        );
+    }
+
+    /// Whether a VM's cgroup is what counts its I/O.
+    pub fn is_io_of_group(&self, number: usize) -> bool {
+        let lever = self.storage.vms[number].lever_at(self.now.ms, &self.vms[number].hypervisor);
+        lever == Some(IoLever::Group)
+    }
+
+    /// Takes in what a VM's cgroup counted.
+    pub fn on_group_io(&mut self, number: usize, count: IoCount) {
+        let seen = IoSeen { bytes: count.bytes, ops: count.ops, ..IoSeen::default() };
+        self.storage.vms[number].counted.see(self.now.ms, seen);
+    }
+
+    /// Takes in that a VM's group did not take a value.
+    pub fn on_io_group_refused(&mut self, number: usize, error: &cgroup::Error) {
+        // What somebody else took is theirs; the rest is held.
+        if !matches!(error, cgroup::Error::Taken { .. }) {
+            self.storage.vms[number].group_refused_ms = Some(self.now.ms);
+        }
+        self.say(number, format!("disks: {error}"));
     }
 
     /// Plans the throttles, and turns what changed into effects.
     pub(super) fn plan_storage(&mut self) {
+        let now_ms = self.now.ms;
+        let old: Vec<Option<IoLever>> = self.storage.vms.iter().map(|disks| disks.lever).collect();
+        for (disks, vm) in self.storage.vms.iter_mut().zip(&self.vms) {
+            disks.lever = disks.lever_at(now_ms, &vm.hypervisor);
+        }
         let views = self.io_views(|number| self.is_paused_of(number, Resource::Io));
         let host_short = self.shortage.io().is_short();
-        let verdicts = self.storage.planner.plan(self.now.ms, host_short, &views, &self.policy);
-        for (number, verdict) in verdicts.into_iter().enumerate() {
+        let verdicts = self.storage.planner.plan(now_ms, host_short, &views, &self.policy);
+        let is_anybody_held = verdicts.iter().any(|verdict| verdict.throttle.is_some());
+        for ((number, verdict), old) in verdicts.into_iter().enumerate().zip(old) {
             let disks = &mut self.storage.vms[number];
             disks.verdict = Some(verdict);
-            let (before, now) = (disks.asked, verdict.throttle);
-            if !is_worth(before, now) {
-                continue;
+            if disks.lever != old && disks.lever.is_some() && disks.asked.take().is_some() {
+                // The other lever takes over.
+                self.effects.extend(hold(number, old, None));
             }
-            disks.asked = now;
-            if before.is_none() {
-                disks.free_rate = verdict.rate;
+            self.hold_disks(number, &verdict, old);
+            let disks = &mut self.storage.vms[number];
+            let weight = (is_anybody_held && views[number].is_ready).then_some(views[number].shares);
+            let throttle = disks.asked.filter(|_| disks.lever == Some(IoLever::Group));
+            if disks.group.is_some() && disks.group_set != (throttle, weight) {
+                disks.group_set = (throttle, weight);
+                self.effects.push(Effect::SetGroupIo { vm: number, throttle, shares: weight });
             }
-            let moved = moved(before, &verdict);
-            self.effects.push(Effect::SetThrottle { vm: number, throttle: now });
-            self.lease_change(number, &moved);
-            if before.is_some() == now.is_some() {
-                self.remember(number, moved.reason);
-            } else {
-                self.note(number, moved.reason);
-            }
+        }
+    }
+
+    fn hold_disks(&mut self, number: usize, verdict: &IoVerdict, old: Option<IoLever>) {
+        let disks = &mut self.storage.vms[number];
+        let (before, now) = (disks.asked, verdict.throttle);
+        if !is_worth(before, now) {
+            return;
+        }
+        disks.asked = now;
+        if before.is_none() {
+            disks.free_rate = verdict.rate;
+        }
+        let lever = disks.lever.or(old);
+        let moved = moved(before, verdict, lever);
+        self.effects.extend(hold(number, lever, now));
+        self.lease_change(number, &moved);
+        if before.is_some() == now.is_some() {
+            self.remember(number, moved.reason);
+        } else {
+            self.note(number, moved.reason);
         }
     }
 
     fn io_views(&self, is_paused: impl Fn(usize) -> bool) -> Vec<IoView> {
         let now_ms = self.now.ms;
         let view = |(number, (vm, disks)): (usize, (&Vm, &Disks))| {
-            let is_attached = matches!(vm.hypervisor, Hypervisor::Attached(state) if state.running);
-            let is_refused = disks.refused_ms.is_some_and(|at| now_ms.saturating_sub(at) < REFUSED_MS);
+            let is_there = match &vm.hypervisor {
+                Hypervisor::Attached(state) => state.running,
+                _ => disks.lever.is_some(),
+            };
             IoView {
                 shares: vm.config.limits.shares,
-                done: if is_attached { disks.done(now_ms) } else { IoUse::default() },
-                is_ready: is_attached && !is_refused && !is_paused(number),
+                done: if is_there { disks.done(now_ms) } else { IoUse::default() },
+                is_ready: disks.lever.is_some() && !is_paused(number),
             }
         };
         self.vms.iter().zip(&self.storage.vms).enumerate().map(view).collect()
@@ -145,10 +262,9 @@ impl Bridge {
         let views = self.io_views(is_paused);
         let host_short = self.shortage.io().is_short();
         let verdicts = self.storage.planner.clone().plan(self.now.ms, host_short, &views, &self.policy);
-        let asked = self.storage.vms.iter().map(|disks| disks.asked);
-        let changes = verdicts.iter().zip(asked).enumerate();
-        let changes = changes.filter(|(_, (verdict, asked))| is_worth(*asked, verdict.throttle));
-        changes.map(|(number, (verdict, asked))| (number, moved(asked, verdict))).collect()
+        let changes = verdicts.iter().zip(&self.storage.vms).enumerate();
+        let changes = changes.filter(|(_, (verdict, disks))| is_worth(disks.asked, verdict.throttle));
+        changes.map(|(number, (verdict, disks))| (number, moved(disks.asked, verdict, disks.lever))).collect()
     }
 
     /// The part that a VM's disks may do of what they did before they were held, millionths.
@@ -184,11 +300,19 @@ fn is_worth(before: Option<Throttle>, now: Option<Throttle>) -> bool {
     }
 }
 
-fn moved(before: Option<Throttle>, verdict: &IoVerdict) -> Moved {
+/// What the hypervisor is asked for; what a cgroup is given goes with its weight.
+fn hold(vm: usize, lever: Option<IoLever>, throttle: Option<Throttle>) -> Option<Effect> {
+    (lever == Some(IoLever::Hypervisor)).then_some(Effect::SetThrottle { vm, throttle })
+}
+
+fn moved(before: Option<Throttle>, verdict: &IoVerdict, lever: Option<IoLever>) -> Moved {
     let bytes_per_s = |throttle: Option<Throttle>| throttle.map_or(0, |throttle| throttle.bytes_per_s);
     let reason = match verdict.throttle {
         None => "its disks are let go".to_owned(),
-        Some(throttle) => format!("its disks are held to {}", sentence(&throttle, verdict)),
+        Some(throttle) => {
+            let by = if lever == Some(IoLever::Group) { " by its cgroup, reads and writes each" } else { "" };
+            format!("its disks are held{by} to {}", sentence(&throttle, verdict))
+        }
     };
     let (from, to) = (bytes_per_s(before), bytes_per_s(verdict.throttle));
     Moved { resource: Resource::Io, unit: "bytes_per_s", from, to, reason }

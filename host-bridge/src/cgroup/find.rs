@@ -1,6 +1,6 @@
 //! The group of a process, and whether the process is alone in it.
 
-use super::{Error, Version, read};
+use super::{Controller, Error, Version, read};
 use std::path::{Path, PathBuf};
 
 /// A group that holds one VM alone.
@@ -10,8 +10,8 @@ pub(super) struct Place {
     pub directory: PathBuf,
 }
 
-/// The group of process `pid` with a cpu controller, v1's where that has it: a controller is in one hierarchy only.
-pub(super) fn find(root: &Path, pid: i32) -> Result<Place, Error> {
+/// The group of process `pid` with this controller, v1's where that has it: a controller is in one hierarchy only.
+pub(super) fn find(root: &Path, pid: i32, controller: Controller) -> Result<Place, Error> {
     let text = read(&root.join(format!("proc/{pid}/cgroup")))?;
     let mounts = read(&root.join("proc/mounts"))?;
     for line in text.lines() {
@@ -19,16 +19,15 @@ pub(super) fn find(root: &Path, pid: i32) -> Result<Place, Error> {
         let (Some(_), Some(controllers), Some(path)) = (fields.next(), fields.next(), fields.next()) else { continue };
         let version = match controllers {
             "" => Version::V2,
-            _ if controllers.split(',').any(|controller| controller == "cpu") => Version::V1,
+            _ if controllers.split(',').any(|name| name == controller.name(Version::V1)) => Version::V1,
             _ => continue,
         };
-        let Some(mount) = mount_point(&mounts, version) else { continue };
+        let Some(mount) = mount_point(&mounts, version, controller) else { continue };
         let mount = root.join(mount.trim_start_matches('/'));
-        let weight = if version == Version::V1 { "cpu.shares" } else { "cpu.weight" };
         let of_unit = unit(path);
         let directory = mount.join(of_unit.trim_start_matches('/'));
-        let has_controller = directory.join(weight).exists();
-        if version == Version::V2 && !has_controller && !lists_cpu(&mount) {
+        let has_controller = directory.join(controller.file(version)).exists();
+        if version == Version::V2 && !has_controller && !lists(&mount, controller) {
             // The hybrid layout: v2 is there for names only.
             continue;
         }
@@ -40,14 +39,14 @@ pub(super) fn find(root: &Path, pid: i32) -> Result<Place, Error> {
             return Err(foreign("it is the root group".to_owned()));
         }
         if !has_controller {
-            return Err(foreign("the cpu controller is not enabled for it".to_owned()));
+            return Err(foreign(format!("the {} controller is not enabled for it", controller.name(version))));
         }
         if let Some(other) = other_than(root, &directory, pid) {
             return Err(foreign(format!("process {other} is in it too")));
         }
         return Ok(Place { version, directory });
     }
-    Err(Error::NoController)
+    Err(Error::NoController(controller))
 }
 
 /// libvirt puts a VM's threads into groups below the scope of the VM: the scope is what weighs against others.
@@ -63,20 +62,21 @@ fn unit(path: &str) -> &str {
     path
 }
 
-fn mount_point(mounts: &str, version: Version) -> Option<&str> {
+fn mount_point(mounts: &str, version: Version, controller: Controller) -> Option<&str> {
     mounts.lines().find_map(|line| {
         let mut fields = line.split(' ').skip(1);
         let (mount, kind, options) = (fields.next()?, fields.next()?, fields.next()?);
         let is_it = match version {
-            Version::V1 => kind == "cgroup" && options.split(',').any(|option| option == "cpu"),
+            Version::V1 => kind == "cgroup" && options.split(',').any(|option| option == controller.name(version)),
             Version::V2 => kind == "cgroup2",
         };
         is_it.then_some(mount)
     })
 }
 
-fn lists_cpu(mount: &Path) -> bool {
-    read(&mount.join("cgroup.controllers")).is_ok_and(|list| list.split(' ').any(|controller| controller == "cpu"))
+fn lists(mount: &Path, controller: Controller) -> bool {
+    let name = controller.name(Version::V2);
+    read(&mount.join("cgroup.controllers")).is_ok_and(|list| list.split(' ').any(|listed| listed == name))
 }
 
 /// A process in the group or below it that is not the VM's.
@@ -86,7 +86,7 @@ fn other_than(root: &Path, directory: &Path, pid: i32) -> Option<i32> {
         // A threaded group does not list processes; the domain above it does.
         let list = read(&directory.join("cgroup.procs")).unwrap_or_default();
         let others = list.lines().filter_map(|line| line.parse().ok()).filter(|&other| other != pid);
-        if let Some(other) = others.into_iter().find(|&other| !is_vhost_of(root, other, pid)) {
+        if let Some(other) = others.into_iter().find(|&other| !is_part_of(root, other, pid)) {
             return Some(other);
         }
         let entries = std::fs::read_dir(&directory).into_iter().flatten().flatten();
@@ -95,7 +95,12 @@ fn other_than(root: &Path, directory: &Path, pid: i32) -> Option<i32> {
     None
 }
 
-/// Before Linux 6.4 the kernel's worker for a VM's virtio devices is a thread of its own in the VM's group.
-fn is_vhost_of(root: &Path, other: i32, pid: i32) -> bool {
-    read(&root.join(format!("proc/{other}/comm"))).is_ok_and(|comm| comm == format!("vhost-{pid}"))
+/// Processes that do a VM's I/O for it, as the kernel cuts their names.
+const HELPERS: [&str; 5] = ["qemu-storage-da", "vhost-device-", "vhost-user-", "virtiofsd", "swtpm"];
+
+/// Whether a process in the group of a VM is there for it: a vhost-user backend or another helper, which libvirt puts into the
+/// VM's scope. Before Linux 6.4 the kernel's worker for its virtio devices is a thread of its own there, too.
+fn is_part_of(root: &Path, other: i32, pid: i32) -> bool {
+    read(&root.join(format!("proc/{other}/comm")))
+        .is_ok_and(|comm| comm == format!("vhost-{pid}") || HELPERS.iter().any(|helper| comm.starts_with(helper)))
 }

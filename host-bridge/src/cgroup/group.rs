@@ -1,8 +1,9 @@
-//! A VM's group: weight and quota, what was there before, and who set what is there now.
+//! A VM's group for CPU time: weight and quota.
 
 use super::find::{Place, find};
 use super::note::Note;
-use super::{Error, Version, read};
+use super::setting::Setting;
+use super::{Controller, Error, Version};
 use std::path::{Path, PathBuf};
 
 /// The kernel's default, which every group has.
@@ -20,39 +21,19 @@ pub struct Group {
     quota: Setting,
 }
 
-/// One file of the group.
-#[derive(Debug)]
-struct Setting {
-    path: PathBuf,
-    original: String,
-    /// What we wrote last; `None` while the original holds.
-    written: Option<String>,
-    is_taken: bool,
-}
-
 impl Group {
     /// The group of process `pid` below `root`, as the note in `folder` knows it or as it is now.
     ///
     /// # Errors
     /// [`Error`]: there is no controller, or the group is not the VM's alone.
     pub fn find(root: &Path, pid: i32, folder: &Path) -> Result<Self, Error> {
-        let Place { version, directory } = find(root, pid)?;
+        let Place { version, directory } = find(root, pid, Controller::Cpu)?;
         let note = Note::of(folder, &directory);
         let (weight, quota) = match version {
             Version::V1 => ("cpu.shares", "cpu.cfs_quota_us"),
             Version::V2 => ("cpu.weight", "cpu.max"),
         };
-        let setting = |name: &str| -> Result<Setting, Error> {
-            let path = directory.join(name);
-            let found = read(&path)?;
-            // A bridge that was killed left its value.
-            let noted = note.read(name).filter(|(_, written)| *written == found);
-            let (original, written) = match noted {
-                Some((original, written)) => (original, Some(written)),
-                None => (found, None),
-            };
-            Ok(Setting { path, original, written, is_taken: false })
-        };
+        let setting = |name: &str| Setting::find(&directory, name, None, &note);
         Ok(Self { version, weight: setting(weight)?, quota: setting(quota)?, directory, note })
     }
 
@@ -79,7 +60,7 @@ impl Group {
     /// # Errors
     /// As [`Self::set_weight`].
     pub fn set_quota(&mut self, millicpus: Option<u64>) -> Result<(), Error> {
-        let original_us = original_quota_us(&self.quota.original);
+        let original_us = original_quota_us(self.quota.original());
         let quota_us = millicpus.map(|millicpus| millicpus.saturating_mul(PERIOD_US / 1000).max(LEAST_QUOTA_US));
         // One that was there before and is tighter stays.
         let quota_us = quota_us.filter(|quota_us| original_us.is_none_or(|original_us| *quota_us < original_us));
@@ -98,17 +79,11 @@ impl Group {
         let weight = self.weight.set(&self.note, None);
         self.quota.set(&self.note, None).and(weight)
     }
-}
 
-impl Group {
     /// Drops the notes about a group that is gone, as it is with its VM.
     pub fn forget(&self) {
         for setting in [&self.weight, &self.quota] {
-            if !setting.path.exists()
-                && let Err(error) = self.note.forget(&setting.path)
-            {
-                tracing::warn!(%error, "a note cannot be removed");
-            }
+            setting.forget(&self.note);
         }
     }
 }
@@ -120,41 +95,4 @@ fn original_quota_us(text: &str) -> Option<u64> {
     let quota: u64 = fields.next()?.parse().ok()?;
     let period = fields.next().and_then(|period| period.parse().ok()).unwrap_or(PERIOD_US).max(1);
     Some(u64::try_from(u128::from(quota) * u128::from(PERIOD_US) / u128::from(period)).unwrap_or(u64::MAX))
-}
-
-impl Setting {
-    /// Writes a value, or the original.
-    fn set(&mut self, note: &Note, value: Option<&str>) -> Result<(), Error> {
-        if self.is_taken || self.written.as_deref() == value {
-            return Ok(());
-        }
-        let found = read(&self.path)?;
-        if found != *self.written.as_ref().unwrap_or(&self.original) {
-            self.is_taken = true;
-            self.written = None;
-            note.forget(&self.path)?;
-            return Err(Error::Taken { path: self.path.clone(), found });
-        }
-        if let Some(value) = value {
-            // Noted first: killed between the two, the next bridge finds the original in the file or in the note.
-            note.write(&self.path, &self.original, value)?;
-        }
-        let write = |text: &str| {
-            std::fs::write(&self.path, text).map_err(|source| Error::File { path: self.path.clone(), source })
-        };
-        if let Err(error) = write(value.unwrap_or(&self.original)) {
-            note.write(&self.path, &self.original, self.written.as_ref().unwrap_or(&self.original))?;
-            return Err(error);
-        }
-        if value.is_none() {
-            note.forget(&self.path)?;
-            self.written = None;
-        } else {
-            // What the kernel made of it is what will be found.
-            let made = read(&self.path)?;
-            note.write(&self.path, &self.original, &made)?;
-            self.written = Some(made);
-        }
-        Ok(())
-    }
 }

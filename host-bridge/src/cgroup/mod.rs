@@ -1,45 +1,86 @@
-//! The host's control groups: how much CPU time a VM's processes get.
+//! The host's control groups: how much CPU time a VM's processes get, and how much its disks may do.
 //!
 //! ```text
-//! pid --> find (/proc/PID/cgroup, /proc/mounts) --> Group --> weight, quota --> the kernel
-//!                                                    |
-//!                                                    +--> note: what was there before, in /run
+//! pid --> find (/proc/PID/cgroup, /proc/mounts) --> Group   --> weight, quota ---------------> the kernel
+//!                                                   IoGroup --> weight, rate of each device -->     |
+//!                                                    |     <--- what it did (io.stat) -------------'
+//!                                                    +--> setting --> note: what was there before, in /run
 //! ```
 //!
-//! In: the process of a VM, its shares and its quota. Out: the kernel's files, v2 (`cpu.weight`, `cpu.max`) or v1
-//! (`cpu.shares`, `cpu.cfs_quota_us`) behind the same calls, each read back.
+//! In: the process of a VM, its shares, its quota and its disks' rate. Out: the kernel's files, v2 (`cpu.weight`, `cpu.max`,
+//! `io.weight`, `io.max`) or v1 (`cpu.shares`, `cpu.cfs_quota_us`, `blkio.throttle.*`) behind the same calls, each read back.
 //!
-//! Only a group that holds this VM alone is touched: what weighs on others is not ours to change. A value that somebody
+//! Only a group that holds this VM alone, with its helpers, is touched: what weighs on others is not ours to change. A value that somebody
 //! else changes meanwhile is theirs from then on. What was there before is noted first, so that it is put back when the VM
 //! is let go, when the bridge stops, and by the next bridge after a crash. A quota that was there before stays where it is the
 //! tighter one.
 //!
 //! Every path hangs below a root, so that a fixture tree serves in tests.
 
+mod disks;
 mod find;
 mod group;
 mod note;
+mod setting;
 
+pub use disks::{IoCount, IoGroup};
 pub use group::Group;
 
 use std::io;
 use std::path::{Path, PathBuf};
 
+/// What a group can have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Controller {
+    /// CPU time.
+    Cpu,
+    /// Block I/O.
+    Io,
+}
+
+impl Controller {
+    fn name(self, version: Version) -> &'static str {
+        match (self, version) {
+            (Self::Cpu, _) => "cpu",
+            (Self::Io, Version::V1) => "blkio",
+            (Self::Io, Version::V2) => "io",
+        }
+    }
+
+    /// A file that every group with it has.
+    fn file(self, version: Version) -> &'static str {
+        match (self, version) {
+            (Self::Cpu, Version::V1) => "cpu.shares",
+            (Self::Cpu, Version::V2) => "cpu.weight",
+            (Self::Io, Version::V1) => "blkio.throttle.read_bps_device",
+            (Self::Io, Version::V2) => "io.max",
+        }
+    }
+
+    /// What goes on without it.
+    fn without(self) -> &'static str {
+        match self {
+            Self::Cpu => "CPU time stays as the kernel shares it",
+            Self::Io => "disks are held by their hypervisor alone",
+        }
+    }
+}
+
 /// Which interface a group has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Version {
-    /// `cpu.shares`, `cpu.cfs_quota_us`.
+    /// `cpu.shares`, `cpu.cfs_quota_us`, `blkio.throttle.*`.
     V1,
-    /// `cpu.weight`, `cpu.max`.
+    /// `cpu.weight`, `cpu.max`, `io.max`.
     V2,
 }
 
-/// Why a VM's CPU time cannot be set.
+/// Why a VM's group cannot be set.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Neither version has the controller.
-    #[error("no cpu controller in either cgroup version; CPU time stays as the kernel shares it")]
-    NoController,
+    #[error("no {} controller in either cgroup version; {}", .0.name(Version::V2), .0.without())]
+    NoController(Controller),
     /// Others would be changed too.
     #[error("{path}: foreign cgroup without delegation: {why}")]
     Foreign {
@@ -47,6 +88,12 @@ pub enum Error {
         path: String,
         /// Who else is in it, or what it is.
         why: String,
+    },
+    /// Its I/O goes to no block device of this host, as that of a network's file system.
+    #[error("{}: no block device that its I/O is counted on", path.display())]
+    NoDevice {
+        /// The group.
+        path: PathBuf,
     },
     /// Somebody set another value since.
     #[error("{}: somebody else set {found:?}; it is theirs", path.display())]
@@ -71,8 +118,8 @@ pub enum Error {
 /// # Errors
 /// [`Error`]: there is no controller, or the group is not the VM's alone.
 pub fn of(root: &Path, pid: i32) -> Result<(PathBuf, PathBuf), Error> {
-    let find::Place { version, directory } = find::find(root, pid)?;
-    let weight = directory.join(if version == Version::V1 { "cpu.shares" } else { "cpu.weight" });
+    let find::Place { version, directory } = find::find(root, pid, Controller::Cpu)?;
+    let weight = directory.join(Controller::Cpu.file(version));
     Ok((directory, weight))
 }
 

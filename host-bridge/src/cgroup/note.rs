@@ -1,6 +1,6 @@
 //! What a group's files held before vmtide, kept where a reboot forgets it as it forgets the groups.
 //!
-//! A file for each file of a group: the original and what was written, a line each.
+//! A file for each value of a group: the original and what was written, a line each.
 
 use super::Error;
 use std::io::ErrorKind;
@@ -21,32 +21,28 @@ impl Note {
         Self { folder: folder.join("cgroup"), name }
     }
 
-    /// The original and what was written to the group's file of this name.
+    /// The original and what was written to the group's value of this name.
     pub(super) fn read(&self, name: &str) -> Option<(String, String)> {
         let text = std::fs::read_to_string(self.path(name)).ok()?;
         let (original, written) = text.split_once('\n')?;
         Some((original.to_owned(), written.trim_end().to_owned()))
     }
 
-    pub(super) fn write(&self, file: &Path, original: &str, written: &str) -> Result<(), Error> {
-        let path = self.path_of(file);
-        let new = path.with_extension("new");
+    pub(super) fn write(&self, name: &str, original: &str, written: &str) -> Result<(), Error> {
+        let path = self.path(name);
+        let new = self.folder.join("new");
         std::fs::create_dir_all(&self.folder)
             .and_then(|()| std::fs::write(&new, format!("{original}\n{written}\n")))
             .and_then(|()| std::fs::rename(&new, &path))
             .map_err(|source| Error::File { path, source })
     }
 
-    pub(super) fn forget(&self, file: &Path) -> Result<(), Error> {
-        let path = self.path_of(file);
+    pub(super) fn forget(&self, name: &str) -> Result<(), Error> {
+        let path = self.path(name);
         match std::fs::remove_file(&path) {
             Err(source) if source.kind() != ErrorKind::NotFound => Err(Error::File { path, source }),
             _ => Ok(()),
         }
-    }
-
-    fn path_of(&self, file: &Path) -> PathBuf {
-        self.path(&file.file_name().unwrap_or_default().to_string_lossy())
     }
 
     fn path(&self, name: &str) -> PathBuf {

@@ -78,6 +78,8 @@ impl MachineState {
 /// What a VM's disks did, counted since it started.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct IoSeen {
+    /// Disks that its hypervisor can hold to a rate.
+    pub disks: usize,
     /// Reads and writes done.
     pub ops: u64,
     /// Bytes read and written.

@@ -3,12 +3,13 @@
 use std::{path::Path, process::ExitCode};
 
 use clap::Parser;
-use vmtide_bridge::cgroup::{Error, Group};
+use vmtide_bridge::cgroup::{Error, Group, IoGroup};
+use vmtide_bridge::plan::storage::Throttle;
 
 /// Where notes are kept in the guest.
 const FOLDER: &str = "/run";
 
-/// Sets weight and quota of a process' own cgroup; without them puts back what was there before.
+/// Sets weight and quota, or weight and rate of the disks, of a process' own cgroup; without them puts back what was there before.
 #[derive(Debug, Parser)]
 struct Args {
     /// The process
@@ -19,6 +20,12 @@ struct Args {
     /// The most that it may use, thousandths of a CPU
     #[arg(long, requires = "shares")]
     quota: Option<u64>,
+    /// Not its CPU time, but its disks
+    #[arg(long, conflicts_with = "quota")]
+    disks: bool,
+    /// The most that its disks may do, bytes per second
+    #[arg(long, requires = "disks")]
+    rate: Option<u64>,
 }
 
 fn main() -> ExitCode {
@@ -32,6 +39,12 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> Result<(), Error> {
+    if args.disks {
+        let mut group = IoGroup::find(Path::new("/"), args.pid, Path::new(FOLDER))?;
+        group.set_weight(args.shares)?;
+        let throttle = args.rate.map(|bytes_per_s| Throttle { bytes_per_s, ops_per_s: bytes_per_s / 4096 });
+        return group.hold(throttle).map(drop);
+    }
     let mut group = Group::find(Path::new("/"), args.pid, Path::new(FOLDER))?;
     match args.shares {
         Some(shares) => {

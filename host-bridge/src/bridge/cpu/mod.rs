@@ -304,7 +304,7 @@ impl Bridge {
     }
 
     /// An event and a line in the log, unless it was said about this VM before.
-    fn say(&mut self, number: usize, message: String) {
+    pub(super) fn say(&mut self, number: usize, message: String) {
         if self.cpu.seats[number].says(&message) {
             self.note(number, message);
         }

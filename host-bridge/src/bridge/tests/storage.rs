@@ -1,6 +1,8 @@
 //! Throttles from what the hypervisors counted.
 
 use super::*;
+use crate::api::types::IoLever;
+use crate::cgroup::IoCount;
 use crate::hypervisor::{Held, IoSeen};
 use crate::plan::HostLoad;
 use crate::plan::storage::Throttle;
@@ -8,7 +10,8 @@ use crate::plan::storage::Throttle;
 /// What a VM's disks did by now: `ops` a second of 4 KiB, each of which took so long.
 fn counted(second: u64, ops: u64, latency_us: u64) -> Sighting {
     let ops = second * ops;
-    Sighting::Io(IoSeen { ops, bytes: ops * 4096, timed_ops: ops, timed_us: ops * latency_us, images: Vec::new() })
+    let (bytes, timed_us) = (ops * 4096, ops * latency_us);
+    Sighting::Io(IoSeen { disks: 1, ops, bytes, timed_ops: ops, timed_us, images: Vec::new() })
 }
 
 impl Bridge {
@@ -91,4 +94,111 @@ fn counters_that_begin_anew_are_no_flood() {
     bridge.time(10_000).on_sighting(A, counted(0, 0, 0));
     assert_eq!(bridge.storage.vms[A].done(10_000).ops_per_s, 0);
     assert_eq!(bridge.storage.vms[B].done(18_000).ops_per_s, 0, "too old to tell");
+}
+
+/// What the bridge asked of a VM's two levers: its hypervisor's throttle, and its group's with the weight.
+#[derive(Debug, PartialEq)]
+enum Asked {
+    Hypervisor(usize, bool),
+    Group(usize, bool, Option<u32>),
+}
+
+impl Bridge {
+    /// Both in groups of their own; seconds in which A floods as its group counts, and B waits for its disk.
+    fn by_group(&mut self, seconds: std::ops::Range<u64>, b: (u64, u64)) -> Vec<Asked> {
+        let mut asked = Vec::new();
+        for second in seconds {
+            self.time(second * 1000);
+            if self.is_io_of_group(A) {
+                self.on_group_io(A, IoCount { ops: second * FLOOD.0, bytes: second * FLOOD.0 * 4096 });
+            }
+            self.on_sighting(B, counted(second, b.0, b.1));
+            self.on_host(self.host, &HostLoad::default());
+            asked.extend(self.take_effects().into_iter().filter_map(|effect| match effect {
+                Effect::SetThrottle { vm, throttle } => Some(Asked::Hypervisor(vm, throttle.is_some())),
+                Effect::SetGroupIo { vm, throttle, shares } => Some(Asked::Group(vm, throttle.is_some(), shares)),
+                _ => None,
+            }));
+        }
+        asked
+    }
+
+    fn in_groups() -> Self {
+        let mut bridge = Bridge::settled(2048, 300, 300);
+        for vm in [A, B] {
+            bridge.on_io_group(vm, Ok(format!("/vms/{vm}")));
+        }
+        bridge
+    }
+}
+
+/// A QEMU that has no disk with a block backend, as with vhost-user.
+fn no_disks() -> Sighting {
+    Sighting::Io(IoSeen::default())
+}
+
+fn unreachable() -> Sighting {
+    Sighting::Unreachable(Error::Timeout { path: "/a".into(), command: "query-status", timeout_ms: 2000 })
+}
+
+#[test]
+fn a_vm_without_a_disk_to_throttle_is_held_by_its_group_and_weights_come_and_go_with_it() {
+    let mut bridge = Bridge::in_groups();
+    bridge.on_sighting(A, no_disks());
+    let asked = bridge.by_group(1..12, WAITS);
+    assert_eq!(asked[..2], [Asked::Group(A, true, Some(1000)), Asked::Group(B, false, Some(1000))]);
+    assert!(!asked.iter().any(|asked| matches!(asked, Asked::Hypervisor(..))), "{asked:?}");
+    assert_eq!(bridge.storage.vms[A].lever, Some(IoLever::Group));
+    let told =
+        Control::events(&bridge, 0).iter().any(|event| event.message.contains("held by its cgroup, reads and writes"));
+    assert!(told);
+    let asked = bridge.by_group(12..60, (0, 0));
+    assert_eq!(asked[asked.len() - 2..], [Asked::Group(A, false, None), Asked::Group(B, false, None)]);
+}
+
+#[test]
+fn without_a_group_nothing_is_asked_and_that_is_said_once() {
+    let mut bridge = Bridge::settled(2048, 300, 300);
+    for _ in 0..3 {
+        bridge.on_io_group(A, Err("no io controller in either cgroup version".to_owned()));
+    }
+    bridge.on_sighting(A, no_disks());
+    assert_eq!(bridge.by_group(1..30, WAITS), []);
+    let events = Control::events(&bridge, 0);
+    assert_eq!(events.iter().filter(|event| event.message.contains("no io controller")).count(), 1, "{events:?}");
+}
+
+#[test]
+fn where_the_hypervisor_falls_silent_or_refuses_the_group_takes_over_and_gives_way_again() {
+    let no = Error::Refused { path: "/a".into(), command: "block_set_io_throttle", message: "no".into() };
+    let refuses = Sighting::ThrottleRefused { throttle: None, error: no };
+    for (leaves, comes) in [(unreachable(), Some(Sighting::Attached(state(300)))), (refuses, None)] {
+        let mut bridge = Bridge::in_groups();
+        assert!(!bridge.seconds(1..20, FLOOD, WAITS).is_empty());
+        bridge.on_sighting(A, leaves);
+        let asked = bridge.by_group(20..30, WAITS);
+        assert_eq!(asked[..2], [Asked::Hypervisor(A, false), Asked::Group(A, true, Some(1000))], "{asked:?}");
+        if let Some(comes) = comes {
+            bridge.on_sighting(A, comes);
+            let asked = bridge.by_group(30..31, WAITS);
+            assert!(asked.contains(&Asked::Group(A, false, Some(1000))), "{asked:?}");
+        }
+    }
+}
+
+#[test]
+fn a_pause_lets_the_group_go_and_so_does_one_that_refuses() {
+    let mut bridge = Bridge::in_groups();
+    bridge.on_sighting(A, no_disks());
+    bridge.by_group(1..12, WAITS);
+    let no_device = crate::cgroup::Error::NoDevice { path: "/vms/0".into() };
+    bridge.on_io_group_refused(A, &no_device);
+    bridge.on_io_group_refused(A, &no_device);
+    let asked = bridge.by_group(12..60, WAITS);
+    assert_eq!(asked, [Asked::Group(A, false, None), Asked::Group(B, false, None)], "left alone for a minute");
+    let events = Control::events(&bridge, 0);
+    assert_eq!(events.iter().filter(|event| event.message.contains("no block device")).count(), 1);
+    assert!(bridge.by_group(60..90, WAITS).contains(&Asked::Group(A, true, Some(1000))), "tried again");
+    bridge.pause(Some("a"), true).unwrap();
+    assert_eq!(bridge.by_group(90..92, WAITS)[0], Asked::Group(A, false, None));
 }

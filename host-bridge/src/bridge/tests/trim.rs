@@ -18,7 +18,7 @@ const POOL: u64 = 7;
 fn wrote(second: u64, is_busy: bool) -> Sighting {
     let ops = if is_busy { second * 64 } else { 0 };
     let images = Vec::new();
-    Sighting::Io(IoSeen { ops, bytes: ops * MIB, timed_ops: ops, timed_us: ops * 100, images })
+    Sighting::Io(IoSeen { disks: 1, ops, bytes: ops * MIB, timed_ops: ops, timed_us: ops * 100, images })
 }
 
 impl Bridge {

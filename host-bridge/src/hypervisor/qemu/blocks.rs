@@ -16,7 +16,7 @@ pub(super) async fn read(qmp: &mut Qmp) -> Result<IoSeen, Error> {
 
 fn sum(disks: &[Disk], answer: &Value) -> IoSeen {
     let images = disks.iter().filter_map(|disk| disk.image.clone()).collect();
-    let mut seen = IoSeen { images, ..IoSeen::default() };
+    let mut seen = IoSeen { disks: disks.len(), images, ..IoSeen::default() };
     for block in answer.as_array().into_iter().flatten() {
         let id = block.get("qdev").and_then(Value::as_str);
         let Some(disk) = disks.iter().find(|disk| Some(disk.id.as_str()) == id) else { continue };
@@ -56,6 +56,6 @@ mod tests {
         };
         let seen = sum(&disks, &json!([stats("a"), stats("b"), stats("gone"), { "stats": {} }]));
         let images = ["/images/a", "/images/b"].map(Into::into).into();
-        assert_eq!(seen, IoSeen { ops: 8, bytes: 800, timed_ops: 4, timed_us: 7, images });
+        assert_eq!(seen, IoSeen { disks: 2, ops: 8, bytes: 800, timed_ops: 4, timed_us: 7, images });
     }
 }
