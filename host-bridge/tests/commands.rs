@@ -130,9 +130,11 @@ fn a_killed_bridge_leaves_sockets_that_the_next_one_replaces() {
 fn limits_are_set_and_impossible_ones_refused() {
     let host = Host::new("");
     let _bridge = host.start();
-    let said = text(&host.vmtide(&["set", "a", "shares=2000", "minimum=256MiB", "cpu.maximum=1500m"]).stdout);
-    let expected =
-        "a: 256 MiB to 512 MiB, 2000 shares; of CPU time 2000 shares, at most 1.5; until the bridge restarts\n";
+    let said = text(
+        &host.vmtide(&["set", "a", "shares=2000", "minimum=256MiB", "cpu.maximum=1500m", "io.maximum=50MiB/s"]).stdout,
+    );
+    let expected = "a: 256 MiB to 512 MiB, 2000 shares; of CPU time 2000 shares, at most 1.5; \
+                    of the disks 2000 shares, at most 50 MiB/s; until the bridge restarts\n";
     assert_eq!(said, expected);
     for (arguments, code, part) in [
         (&["set", "a", "minimum=1GiB"][..], 1, "maximum: 512 MiB is less than the minimum of 1024 MiB"),
@@ -141,6 +143,9 @@ fn limits_are_set_and_impossible_ones_refused() {
         (&["set", "a", "colour=blue"], 2, "allowed are minimum, reservation, maximum, shares, cpu.shares"),
         (&["set", "a", "cpu.minimum=2"], 1, "cpu.maximum: 1.5 is less than the minimum of 2"),
         (&["set", "a", "cpu.maximum=much"], 2, "allowed is a number of CPUs or \"1500m\""),
+        (&["set", "a", "io.minimum=1GiB/s"], 1, "io.maximum: 50 MiB/s is less than the minimum of 1024 MiB/s"),
+        (&["set", "a", "io.maximum=0"], 1, "io.maximum: 0 B/s cannot be; allowed is 64KiB/s to 1TiB/s"),
+        (&["set", "a", "io.maximum=99999999999TiB/s"], 2, "allowed is \"50MiB/s\""),
         (&["set", "a", "minimum=7 apples"], 2, "allowed is a number with B, KiB"),
         (&["set", "a"], 2, "KEY=VALUE"),
         (&["explain", "../x y"], 1, "there is no VM"),

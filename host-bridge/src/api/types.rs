@@ -131,6 +131,9 @@ pub struct Vm {
     /// What the planner said last of its disks.
     #[serde(default)]
     pub io: Option<IoVerdict>,
+    /// What an operator set for its disks, and what holds them.
+    #[serde(default)]
+    pub disks: Disks,
     /// What its agent said.
     pub agent: GuestSummary,
     /// What it was asked to yield, and how it kept its word.
@@ -144,6 +147,21 @@ pub struct Vm {
     /// The last request to give unused blocks back.
     #[serde(default)]
     pub trim: Option<Trim>,
+}
+
+/// A VM's disks. Of rates, an operation counts as 16 KiB besides its bytes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Disks {
+    /// Its weight in contention.
+    pub shares: u32,
+    /// It is never held to less.
+    pub minimum_bytes_per_s: u64,
+    /// It never does more; `None`: as much as it can.
+    pub maximum_bytes_per_s: Option<u64>,
+    /// What can hold them now.
+    pub lever: Option<IoLever>,
+    /// The cgroup that can, where there is one for it alone.
+    pub group: Option<String>,
 }
 
 /// What holds a VM's disks.
@@ -235,6 +253,15 @@ pub struct Change {
     /// The most that it gets, likewise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpu_maximum_millicpus: Option<u64>,
+    /// The weight of its disks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub io_shares: Option<u32>,
+    /// They are never held to less.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub io_minimum_bytes_per_s: Option<u64>,
+    /// They never do more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub io_maximum_bytes_per_s: Option<u64>,
 }
 
 /// Why a request was not carried out.

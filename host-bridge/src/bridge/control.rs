@@ -6,7 +6,9 @@ use crate::api::Control;
 use crate::api::optimize::{Progress, Wish};
 use crate::api::trims::Trim;
 use crate::api::types::{self, Change, Refusal, Status};
-use crate::config::{Bytes, CpuConfig, Millicpus, check_cpu_limits, check_limits, check_reservations};
+use crate::config::{
+    Bytes, CpuConfig, IoConfig, Millicpus, Rate, check_cpu_limits, check_io_limits, check_limits, check_reservations,
+};
 use crate::plan::{Limits, Rule, Verdict};
 use crate::record::{Decision, Event, standing};
 use std::time::Duration;
@@ -51,6 +53,7 @@ impl Bridge {
             performance: self.indices(number),
             cpu: self.describe_cpu(number),
             io: self.storage.vms[number].verdict,
+            disks: self.describe_disks(number),
             agent: self.guests.summary(number, self.now.ms),
             yields: vm.asking.summary(self.now.ms),
             contradictions: vm.doubt.summary(),
@@ -145,21 +148,33 @@ impl Control for Bridge {
             maximum_millicpus: change.cpu_maximum_millicpus.or(old.maximum_millicpus),
         };
         check_cpu_limits(&cpu).map_err(refuse)?;
+        let old = self.vms[number].config.io;
+        let io = IoConfig {
+            shares: change.io_shares.or(old.shares),
+            minimum_bytes_per_s: change.io_minimum_bytes_per_s.unwrap_or(old.minimum_bytes_per_s),
+            maximum_bytes_per_s: change.io_maximum_bytes_per_s.or(old.maximum_bytes_per_s),
+        };
+        check_io_limits(&io).map_err(refuse)?;
         let others = self.vms.iter().enumerate().filter(|(other, _)| *other != number).map(|(_, vm)| vm.config.limits);
         check_reservations(others.chain([limits]), self.host.limit_bytes())
             .map_err(|error| Refusal { not_found: false, message: error.to_string() })?;
-        (self.vms[number].config.limits, self.vms[number].config.cpu) = (limits, cpu);
+        let config = &mut self.vms[number].config;
+        (config.limits, config.cpu, config.io) = (limits, cpu, io);
         let Limits { minimum_bytes, reservation_bytes, maximum_bytes, shares } = self.vms[number].limits();
         self.note(
             number,
             format!(
-                "an operator set minimum {}, reservation {}, maximum {}, shares {shares}; of CPU time minimum {}, maximum {}, shares {}",
+                "an operator set minimum {}, reservation {}, maximum {}, shares {shares}; of CPU time minimum {}, maximum {}, shares {}; \
+                 of the disks minimum {}, maximum {}, shares {}",
                 Bytes(minimum_bytes),
                 Bytes(reservation_bytes),
                 Bytes(maximum_bytes),
                 Millicpus(cpu.minimum_millicpus),
                 cpu.maximum_millicpus.map_or("none".to_owned(), |maximum| Millicpus(maximum).to_string()),
                 cpu.shares.unwrap_or(shares),
+                Rate(io.minimum_bytes_per_s),
+                io.maximum_bytes_per_s.map_or("none".to_owned(), |maximum| Rate(maximum).to_string()),
+                io.shares.unwrap_or(shares),
             ),
         );
         self.tell(number);

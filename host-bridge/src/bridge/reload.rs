@@ -71,10 +71,11 @@ impl Bridge {
 
     fn change(&mut self, number: usize, old: &Config, vm: &VmConfig) {
         let before = old.vms.iter().find(|before| before.name == vm.name);
-        let by_hand = self.vms[number].config.limits;
-        let is_new = before.is_none_or(|before| before.limits != vm.limits);
-        let limits = if is_new { vm.limits } else { by_hand };
-        self.vms[number].config = VmConfig { limits, ..vm.clone() };
+        let VmConfig { limits: by_hand, cpu, io, .. } = self.vms[number].config;
+        let limits = held(before.map(|before| &before.limits), vm.limits, by_hand);
+        let cpu = held(before.map(|before| &before.cpu), vm.cpu, cpu);
+        let io = held(before.map(|before| &before.io), vm.io, io);
+        self.vms[number].config = VmConfig { limits, cpu, io, ..vm.clone() };
         if limits != by_hand {
             let (minimum, maximum) = (Bytes(limits.minimum_bytes), Bytes(limits.maximum_bytes));
             let shares = limits.shares;
@@ -111,6 +112,11 @@ impl Bridge {
         self.vms[number] = gone;
         self.effects.retain(|effect| effect.vm() != Some(number));
     }
+}
+
+/// What was set by hand, until the files say something else than before.
+fn held<T: PartialEq>(before: Option<&T>, new: T, by_hand: T) -> T {
+    if before == Some(&new) { by_hand } else { new }
 }
 
 /// What changed and cannot be changed while the bridge runs.

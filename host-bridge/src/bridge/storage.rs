@@ -11,13 +11,13 @@ use super::effect::Effect;
 use super::optimize::Moved;
 use super::state::Bridge;
 use super::vm::{Hypervisor, Vm};
-use crate::api::types::IoLever;
+use crate::api::types::{self, IoLever};
 use crate::cgroup::{self, IoCount};
 use crate::config::Bytes;
 use crate::hypervisor::{Error, Held, IoSeen};
 use crate::performance::{PPM, Resource};
 use crate::plan::Millis;
-use crate::plan::storage::{IoPlanner, IoRule, IoUse, IoVerdict, IoView, Throttle};
+use crate::plan::storage::{IoLimits, IoPlanner, IoRule, IoUse, IoVerdict, IoView, Throttle};
 use std::collections::VecDeque;
 use std::path::PathBuf;
 
@@ -201,7 +201,9 @@ impl Bridge {
         let views = self.io_views(|number| self.is_paused_of(number, Resource::Io));
         let host_short = self.shortage.io().is_short();
         let verdicts = self.storage.planner.plan(now_ms, host_short, &views, &self.policy);
-        let is_anybody_held = verdicts.iter().any(|verdict| verdict.throttle.is_some());
+        let is_anybody_held = verdicts
+            .iter()
+            .any(|verdict| verdict.throttle.is_some() && !matches!(verdict.rule, IoRule::Free | IoRule::Capped));
         for ((number, verdict), old) in verdicts.into_iter().enumerate().zip(old) {
             let disks = &mut self.storage.vms[number];
             disks.verdict = Some(verdict);
@@ -211,7 +213,8 @@ impl Bridge {
             }
             self.hold_disks(number, &verdict, old);
             let disks = &mut self.storage.vms[number];
-            let weight = (is_anybody_held && views[number].is_ready).then_some(views[number].shares);
+            let view = &views[number];
+            let weight = (is_anybody_held && view.is_ready && !view.is_paused).then_some(view.limits.shares);
             let throttle = disks.asked.filter(|_| disks.lever == Some(IoLever::Group));
             if disks.group.is_some() && disks.group_set != (throttle, weight) {
                 disks.group_set = (throttle, weight);
@@ -249,12 +252,34 @@ impl Bridge {
                 _ => disks.lever.is_some(),
             };
             IoView {
-                shares: vm.config.limits.shares,
+                limits: self.io_limits(number),
                 done: if is_there { disks.done(now_ms) } else { IoUse::default() },
-                is_ready: disks.lever.is_some() && !is_paused(number),
+                is_ready: disks.lever.is_some(),
+                is_paused: is_paused(number),
             }
         };
         self.vms.iter().zip(&self.storage.vms).enumerate().map(view).collect()
+    }
+
+    fn io_limits(&self, number: usize) -> IoLimits {
+        let config = &self.vms[number].config;
+        IoLimits {
+            shares: config.io.shares.unwrap_or(config.limits.shares),
+            minimum: config.io.minimum_bytes_per_s,
+            maximum: config.io.maximum_bytes_per_s,
+        }
+    }
+
+    /// What an operator sees of it.
+    pub(super) fn describe_disks(&self, number: usize) -> types::Disks {
+        let (limits, disks) = (self.io_limits(number), &self.storage.vms[number]);
+        types::Disks {
+            shares: limits.shares,
+            minimum_bytes_per_s: limits.minimum,
+            maximum_bytes_per_s: limits.maximum,
+            lever: disks.lever,
+            group: disks.group.clone(),
+        }
     }
 
     /// What would be asked now if just these VMs were paused.
@@ -319,12 +344,12 @@ fn moved(before: Option<Throttle>, verdict: &IoVerdict, lever: Option<IoLever>) 
 }
 
 fn sentence(throttle: &Throttle, verdict: &IoVerdict) -> String {
-    format!(
-        "{}/s and {} operations/s: it did {}/s, an operation counted as 16 KiB, its share is {}/s, and others {}",
-        Bytes(throttle.bytes_per_s),
-        throttle.ops_per_s,
-        Bytes(verdict.rate),
-        Bytes(verdict.share),
-        if verdict.rule == IoRule::Easing { "do not wait any more" } else { "wait" }
-    )
+    let rate = format!("{}/s and {} operations/s", Bytes(throttle.bytes_per_s), throttle.ops_per_s);
+    let others = match verdict.rule {
+        IoRule::Capped => return format!("{rate}: its maximum"),
+        IoRule::Easing => "do not wait any more",
+        _ => "wait",
+    };
+    let (did, share) = (Bytes(verdict.rate), Bytes(verdict.share));
+    format!("{rate}: it did {did}/s, an operation counted as 16 KiB, its share is {share}/s, and others {others}")
 }

@@ -38,6 +38,7 @@ fn config_by(planner: Planner, capacity_mib: u64) -> Config {
         name: name.to_owned(),
         limits,
         cpu: crate::config::CpuConfig::default(),
+        io: crate::config::IoConfig::default(),
         qmp: format!("/{name}").into(),
         address: Address::Cid(cid),
     };

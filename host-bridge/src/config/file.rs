@@ -1,5 +1,6 @@
 //! The files as they are written, and their way to a checked [`Config`].
 
+use super::io::Io;
 use super::policy::{self, overlay, take_planner};
 use super::{
     Address, Bytes, Config, CpuConfig, DEFAULT_SHARES, Error, MAXIMUM_BYTES, MAXIMUM_SHARES, Millicpus, VmConfig,
@@ -109,6 +110,9 @@ struct Vm {
     /// The same for its CPU time.
     #[serde(default)]
     cpu: Cpu,
+    /// The same for its disks.
+    #[serde(default)]
+    io: Io,
     /// A QMP monitor of its own: an absolute path.
     qmp: PathBuf,
     /// Kernel vsock: the guest's context id. Give this or `vsock`.
@@ -279,7 +283,8 @@ fn check_vm(vm: Vm, path: &Path) -> Result<VmConfig, Error> {
     };
     let qmp = absolute(vm.qmp.clone()).map_err(|message| wrong("qmp", message))?;
     let cpu = check_cpu(&vm.cpu).map_err(|(key, message)| wrong(key, message))?;
-    Ok(VmConfig { name: vm.name, limits, cpu, qmp, address })
+    let io = vm.io.check().map_err(|(key, message)| wrong(key, message))?;
+    Ok(VmConfig { name: vm.name, limits, cpu, io, qmp, address })
 }
 
 /// Checks what an operator may set, in a file or through the control API.
@@ -357,6 +362,7 @@ fn absolute(path: PathBuf) -> Result<PathBuf, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::IoConfig;
     use crate::plan::{Planner, Policy};
 
     const VM: &str = "name = 'a'\nminimum = '128MiB'\nmaximum = '1GiB'\nqmp = '/q'\ncid = 3\n";
@@ -392,7 +398,7 @@ mod tests {
             ("bridge.toml", &format!("[host]\ncapacity = '8GiB'\nreserve = '1GiB'\n[[vm]]\n{VM}")),
             (
                 "conf.d/20-b.toml",
-                "[[vm]]\nname='b'\nminimum='64MiB'\nmaximum='1GiB'\nshares=2000\nqmp='/r'\nvsock='/v'\ncpu = { shares = 7, maximum = 1.5 }\n",
+                "[[vm]]\nname='b'\nminimum='64MiB'\nmaximum='1GiB'\nshares=2000\nqmp='/r'\nvsock='/v'\ncpu = { shares = 7, maximum = 1.5 }\nio = { minimum = '2MiB/s', shares = 9 }\n",
             ),
             ("conf.d/10-host.toml", "[host]\nreserve = '2GiB'\n"),
             ("conf.d/notes.txt", "not TOML"),
@@ -405,6 +411,8 @@ mod tests {
         assert_eq!(config.vms[1].address, Address::Hybrid("/v".into()));
         let limited = CpuConfig { shares: Some(7), minimum_millicpus: 0, maximum_millicpus: Some(1500) };
         assert_eq!([config.vms[0].cpu, config.vms[1].cpu], [CpuConfig::default(), limited]);
+        let limited = IoConfig { shares: Some(9), minimum_bytes_per_s: 2 * MIB, maximum_bytes_per_s: None };
+        assert_eq!([config.vms[0].io, config.vms[1].io], [IoConfig::default(), limited]);
     }
 
     #[test]
@@ -430,6 +438,10 @@ mod tests {
             ),
             (format!("[[vm]]\n{VM}cpu.minimum = -1\n"), &["line 7", "allowed is a number of CPUs"]),
             (format!("[[vm]]\n{VM}cpu.weight = 1\n"), &["line 7", "unknown field `weight`"]),
+            (format!("[[vm]]\n{VM}io.maximum = '50 apples'\n"), &["line 7", "50 apples", "allowed is \"50MiB/s\""]),
+            (format!("[[vm]]\n{VM}io.maximum = -5\n"), &["line 7", "a rate such as"]),
+            (format!("[[vm]]\n{VM}io.maximum = 0\n"), &["vm \"a\": io.maximum", "allowed is 64KiB/s to 1TiB/s"]),
+            (format!("[[vm]]\n{VM}io.weight = 1\n"), &["line 7", "unknown field `weight`"]),
             (format!("[[vm]]\n{VM}[[vm]]\n{VM}"), &["vm \"a\": name", "is taken already, in bridge.toml"]),
             (format!("[[vm]]\n{}", VM.replace("cid = 3", "cid = 2")), &["vm \"a\": cid", "reserved"]),
             (format!("[[vm]]\n{}", VM.replace("cid = 3\n", "")), &["vm \"a\": cid", "missing"]),

@@ -7,6 +7,7 @@
 mod bytes;
 mod cpus;
 mod file;
+mod io;
 mod layers;
 mod policy;
 #[cfg(feature = "schema")]
@@ -15,9 +16,11 @@ mod suggest;
 mod trust;
 
 pub(crate) use file::{check_cpu_limits, check_limits};
+pub(crate) use io::check_io_limits;
 
 pub use bytes::Bytes;
 pub use cpus::Millicpus;
+pub use io::Rate;
 pub use layers::Layered;
 pub use policy::assign;
 #[cfg(feature = "schema")]
@@ -188,6 +191,8 @@ pub struct VmConfig {
     pub limits: Limits,
     /// The same for its CPU time.
     pub cpu: CpuConfig,
+    /// The same for its disks.
+    pub io: IoConfig,
     /// QEMU's monitor socket.
     pub qmp: PathBuf,
     /// How its agent reaches the bridge.
@@ -203,6 +208,18 @@ pub struct CpuConfig {
     pub minimum_millicpus: u64,
     /// The most that it gets.
     pub maximum_millicpus: Option<u64>,
+}
+
+/// What the operator set for a VM's disks, bytes and operations together: an operation counts as
+/// [`crate::plan::storage::OP_BYTES`] besides its bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct IoConfig {
+    /// Its weight; `None`: as for memory.
+    pub shares: Option<u32>,
+    /// It is never held to less.
+    pub minimum_bytes_per_s: u64,
+    /// It never does more.
+    pub maximum_bytes_per_s: Option<u64>,
 }
 
 /// How an agent reaches the bridge; it tells which VM that is.

@@ -2,7 +2,7 @@
 
 use super::file::File;
 use super::policy::is_bytes;
-use super::{Bytes, Millicpus};
+use super::{Bytes, Millicpus, Rate};
 use crate::plan::{Planner, Policy};
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -40,6 +40,22 @@ impl JsonSchema for Millicpus {
             "anyOf": [
                 { "type": "number", "minimum": 0, "maximum": 10000 },
                 { "type": "string", "pattern": r"^([0-9]+m|[0-9]+(\.[0-9]{1,3})?)$" },
+            ],
+        })
+    }
+}
+
+impl JsonSchema for Rate {
+    fn schema_name() -> Cow<'static, str> {
+        "Rate".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "description": "Bytes per second: a number, or as \"50MiB/s\" with B, KiB, MiB, GiB or TiB.",
+            "anyOf": [
+                { "type": "integer", "minimum": 0 },
+                { "type": "string", "pattern": r"^\s*[0-9]+(\.[0-9]{1,9})?\s*([Bb]|[KkMmGgTt][Ii][Bb])?\s*(/s)?\s*$" },
             ],
         })
     }

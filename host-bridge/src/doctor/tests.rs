@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::api::types::VmState;
-use crate::config::{Address, Config, CpuConfig, VmConfig};
+use crate::config::{Address, Config, CpuConfig, IoConfig, VmConfig};
 use crate::hypervisor::Makeup;
 use crate::init::FoundVm;
 use crate::plan::actuator::Parts;
@@ -18,6 +18,7 @@ fn config() -> Config {
         name: "web".into(),
         limits,
         cpu: CpuConfig::default(),
+        io: IoConfig::default(),
         qmp: "/run/web.qmp".into(),
         address: Address::Cid(5),
     };

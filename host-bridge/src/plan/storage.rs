@@ -21,7 +21,10 @@
 //!
 //! **What a share is**: the most that all did together since it got short, divided by shares. A VM that keeps to its part and
 //! does not wait is given what it does and a quarter more; what it leaves is the others'.
-//! With no other VM at work nobody is held, and a rate is never below `io_floor_bytes_per_s`.
+//! With no other VM at work nobody is held, and a rate is never below `io_floor_bytes_per_s`, nor below the VM's own minimum: that is its
+//! before anything is shared, and who does less than that and waits keeps to its share.
+//!
+//! An operator's **maximum** holds always, whoever waits, also while planning is paused.
 
 use super::policy::narrow;
 use super::{Millis, Policy};
@@ -88,15 +91,39 @@ impl IoUse {
     }
 }
 
+/// What an operator set for a VM's disks, as [`IoUse::rate`] counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IoLimits {
+    /// Its weight in contention.
+    pub shares: u32,
+    /// It is never held to less.
+    pub minimum: u64,
+    /// It never does more.
+    pub maximum: Option<u64>,
+}
+
 /// One VM, as far as storage goes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct IoView {
-    /// Its weight in contention.
-    pub shares: u32,
+    /// The operator's limits.
+    pub limits: IoLimits,
     /// What its disks did; nothing while that is not known.
     pub done: IoUse,
-    /// Whether it may be held: its hypervisor answers, and nobody paused it.
+    /// Whether it can be held: its hypervisor or its group takes a rate.
     pub is_ready: bool,
+    /// Whether somebody paused it: then its maximum alone holds.
+    pub is_paused: bool,
+}
+
+impl IoView {
+    fn is_planned(&self) -> bool {
+        self.is_ready && !self.is_paused
+    }
+
+    /// It is never held to less, but for its maximum.
+    fn floor(&self, policy: &Policy) -> u64 {
+        self.limits.minimum.max(policy.io_floor_bytes_per_s)
+    }
 }
 
 /// Why a VM is held to a rate, or is not.
@@ -113,6 +140,8 @@ pub enum IoRule {
     Resting,
     /// It is let go, step by step.
     Easing,
+    /// Nobody waits, and its maximum holds.
+    Capped,
 }
 
 /// What the planner says of one VM's disks.
@@ -170,7 +199,7 @@ impl IoPlanner {
 
     /// What each VM may do from `now_ms` on; `host_short` is the host's own hint.
     pub fn plan(&mut self, now_ms: Millis, host_short: bool, vms: &[IoView], policy: &Policy) -> Vec<IoVerdict> {
-        for (held, _) in self.held.iter_mut().zip(vms).filter(|(_, vm)| !vm.is_ready) {
+        for (held, _) in self.held.iter_mut().zip(vms).filter(|(_, vm)| !vm.is_planned()) {
             *held = Held::default();
         }
         let total: u64 = vms.iter().map(|vm| vm.done.rate()).fold(0, u64::saturating_add);
@@ -185,7 +214,10 @@ impl IoPlanner {
         let works: Vec<&IoView> = vms.iter().filter(|vm| vm.done.is_at_work(line_us)).collect();
         let weights: u128 = works.iter().map(|vm| weight(vm)).sum();
         let capacity = u128::from(self.capacity);
-        let keeps_to_part = |vm: &IoView| u128::from(vm.done.rate()) * weights <= capacity * weight(vm);
+        let keeps_to_part = |vm: &IoView| {
+            let rate = vm.done.rate();
+            u128::from(rate) * weights <= capacity * weight(vm) || rate <= vm.limits.minimum
+        };
         let others_work = works.len() > 1;
         let waits = works.iter().any(|vm| vm.done.is_slow(line_us) && keeps_to_part(vm));
         let is_short = others_work && (host_short || waits);
@@ -205,7 +237,10 @@ impl IoPlanner {
         let verdict = |((vm, held), (share, rule)): ((&IoView, &mut Held), (u64, IoRule))| {
             // A share that grew takes the throttle along.
             held.rate = held.rate.map(|rate| rate.max(share));
-            IoVerdict { throttle: held.rate.map(Throttle::of), rate: vm.done.rate(), share, rule }
+            let maximum = vm.limits.maximum.filter(|_| vm.is_ready);
+            let rate = held.rate.into_iter().chain(maximum).min();
+            let rule = if rule == IoRule::Free && rate.is_some() { IoRule::Capped } else { rule };
+            IoVerdict { throttle: rate.map(Throttle::of), rate: vm.done.rate(), share, rule }
         };
         vms.iter().zip(&mut self.held).zip(shares.into_iter().zip(rules)).map(verdict).collect()
     }
@@ -215,7 +250,8 @@ impl IoPlanner {
         let want = |(vm, content): (&IoView, &bool)| {
             let rate = vm.done.rate();
             // How much those want who wait or are held, nobody knows.
-            if *content { rate.saturating_add(rate / 4) } else { u64::MAX }
+            let want = if *content { rate.saturating_add(rate / 4) } else { u64::MAX };
+            want.min(vm.limits.maximum.unwrap_or(u64::MAX))
         };
         let wants: Vec<u64> = vms.iter().zip(content).map(want).collect();
         let mut given = vec![0; vms.len()];
@@ -224,17 +260,27 @@ impl IoPlanner {
         while !open.is_empty() {
             let weights: u128 = open.iter().map(|vm| weight(&vms[*vm])).sum();
             let part = |vm: usize| narrow(u128::from(left) * weight(&vms[vm]) / weights.max(1));
-            let (modest, rest): (Vec<usize>, Vec<usize>) = open.iter().partition(|vm| wants[**vm] <= part(**vm));
-            let is_last = modest.is_empty();
-            let settled = if is_last { &rest } else { &modest };
-            let parts: Vec<u64> = settled.iter().map(|vm| wants[*vm].min(part(*vm))).collect();
+            let least = |vm: usize| vms[vm].limits.minimum.min(wants[vm]);
+            // First who wants no more than its part; then who has a minimum that is more; then all others.
+            let mut is_last = false;
+            let (mut settled, mut rest): (Vec<usize>, Vec<usize>) =
+                open.iter().partition(|vm| wants[**vm] <= part(**vm));
+            if settled.is_empty() {
+                (settled, rest) = open.iter().partition(|vm| least(**vm) > part(**vm));
+            }
+            if settled.is_empty() {
+                (settled, is_last) = (std::mem::take(&mut rest), true);
+            }
+            let parts: Vec<u64> = settled.iter().map(|vm| wants[*vm].min(part(*vm)).max(least(*vm))).collect();
             for (vm, part) in settled.iter().zip(parts) {
                 given[*vm] = part;
                 left = left.saturating_sub(part);
             }
             open = if is_last { Vec::new() } else { rest };
         }
-        given.into_iter().map(|share| share.max(policy.io_floor_bytes_per_s)).collect()
+        let bounded =
+            |(share, vm): (u64, &IoView)| share.max(vm.floor(policy)).min(vm.limits.maximum.unwrap_or(u64::MAX));
+        given.into_iter().zip(vms).map(bounded).collect()
     }
 
     fn tighten(&mut self, now_ms: Millis, since: Millis, vms: &[IoView], shares: &[u64]) -> Vec<IoRule> {
@@ -252,7 +298,7 @@ impl IoPlanner {
         let mut has_stepped = false;
         let rule = |((vm, held), share): ((&IoView, &mut Held), &u64)| {
             let rate = vm.done.rate();
-            if !vm.is_ready || rate <= share.saturating_add(share / 8) {
+            if !vm.is_planned() || rate <= share.saturating_add(share / 8) {
                 return IoRule::WithinShare;
             }
             if steps {
@@ -296,7 +342,7 @@ impl IoPlanner {
 }
 
 fn weight(vm: &IoView) -> u128 {
-    u128::from(vm.shares.max(1))
+    u128::from(vm.limits.shares.max(1))
 }
 
 #[cfg(test)]

@@ -22,7 +22,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 use vmtide_bridge::api::client::{Client, Error};
 use vmtide_bridge::api::types::Change;
-use vmtide_bridge::config::{Bytes, DEFAULT_CONTROL_SOCKET, Millicpus};
+use vmtide_bridge::config::{Bytes, DEFAULT_CONTROL_SOCKET, Millicpus, Rate};
 use vmtide_bridge::record::Event;
 
 /// How often `events --follow` looks for new ones.
@@ -65,7 +65,8 @@ enum Command {
     Set {
         /// Its name.
         vm: String,
-        /// minimum=256MiB, reservation=512MiB, maximum=2GiB, shares=2000, cpu.shares=500, cpu.minimum=0.5, cpu.maximum=1500m
+        /// minimum=256MiB, reservation=512MiB, maximum=2GiB, shares=2000, cpu.shares=500, cpu.minimum=0.5, cpu.maximum=1500m, io.shares=500,
+        /// io.minimum=2MiB/s, io.maximum=50MiB/s
         #[arg(required = true, value_name = "KEY=VALUE", value_parser = assignment)]
         changes: Vec<(Key, u64)>,
     },
@@ -115,12 +116,16 @@ enum Key {
     CpuShares,
     CpuMinimum,
     CpuMaximum,
+    IoShares,
+    IoMinimum,
+    IoMaximum,
 }
 
 fn assignment(text: &str) -> Result<(Key, u64), String> {
     let (key, value) = text.split_once('=').ok_or("allowed is KEY=VALUE")?;
     let bytes = || Bytes::parse(value).map(|bytes| bytes.0);
     let millicpus = || Millicpus::parse(value).map(|millicpus| millicpus.0);
+    let rate = || Rate::parse(value).map(|rate| rate.0);
     let shares = || value.parse::<u32>().map(u64::from).map_err(|_| format!("{value:?} is not a number of shares"));
     match key {
         "minimum" => Ok((Key::Minimum, bytes()?)),
@@ -130,8 +135,12 @@ fn assignment(text: &str) -> Result<(Key, u64), String> {
         "cpu.shares" => Ok((Key::CpuShares, shares()?)),
         "cpu.minimum" => Ok((Key::CpuMinimum, millicpus()?)),
         "cpu.maximum" => Ok((Key::CpuMaximum, millicpus()?)),
+        "io.shares" => Ok((Key::IoShares, shares()?)),
+        "io.minimum" => Ok((Key::IoMinimum, rate()?)),
+        "io.maximum" => Ok((Key::IoMaximum, rate()?)),
         _ => Err(format!(
-            "{key:?} cannot be set; allowed are minimum, reservation, maximum, shares, cpu.shares, cpu.minimum and cpu.maximum"
+            "{key:?} cannot be set; allowed are minimum, reservation, maximum, shares, cpu.shares, cpu.minimum, cpu.maximum, \
+             io.shares, io.minimum and io.maximum"
         )),
     }
 }
@@ -209,6 +218,9 @@ async fn run(cli: &Cli) -> Result<(), Failure> {
                 cpu_shares: shares(Key::CpuShares),
                 cpu_minimum_millicpus: number(Key::CpuMinimum),
                 cpu_maximum_millicpus: number(Key::CpuMaximum),
+                io_shares: shares(Key::IoShares),
+                io_minimum_bytes_per_s: number(Key::IoMinimum),
+                io_maximum_bytes_per_s: number(Key::IoMaximum),
             };
             let vm = client.set(vm, change).await?;
             print(&mut out, cli.json, &vm, || show::limits(&vm))

@@ -169,7 +169,7 @@ pub(crate) fn explain(vm: &Vm, decisions: &[Decision], events: &[Event]) -> Stri
         agent(&vm.agent),
         cpu(&vm.cpu),
         performance(&vm.performance),
-        io::line(vm.io),
+        io::line(vm),
         yields(&vm.yields),
         contradictions(&vm.contradictions),
         rates(&vm.rates),
@@ -323,8 +323,8 @@ pub(crate) fn paused(vm: Option<&str>, paused: bool) -> String {
 }
 
 pub(crate) fn limits(vm: &Vm) -> String {
-    let cpu = cpu_limit_words(&vm.cpu);
-    format!("{}: {}; of CPU time {cpu}; until the bridge restarts\n", vm.name, limit_words(vm))
+    let (cpu, disks) = (cpu_limit_words(&vm.cpu), io::limit_words(&vm.disks));
+    format!("{}: {}; of CPU time {cpu}; of the disks {disks}; until the bridge restarts\n", vm.name, limit_words(vm))
 }
 
 pub(crate) fn event(event: &Event) -> String {

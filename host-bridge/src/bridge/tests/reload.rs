@@ -86,13 +86,20 @@ fn another_monitor_is_another_vm() {
 #[test]
 fn limits_set_by_hand_hold_until_the_files_say_something_new() {
     let (mut bridge, config) = running();
-    bridge.set("a", Change { maximum_bytes: Some(600 * MIB), ..Change::default() }).unwrap();
+    let by_hand =
+        Change { maximum_bytes: Some(600 * MIB), cpu_shares: Some(7), io_shares: Some(8), ..Change::default() };
+    bridge.set("a", by_hand).unwrap();
     bridge.reload(&config, &config.clone());
-    assert_eq!(bridge.vm("a").unwrap().maximum_bytes, 600 * MIB);
+    let limits = |bridge: &Bridge| {
+        let vm = bridge.vm("a").unwrap();
+        (vm.maximum_bytes, vm.cpu.shares, vm.disks.shares)
+    };
+    assert_eq!(limits(&bridge), (600 * MIB, 7, 8));
     let mut new = config.clone();
     new.vms[A].limits.maximum_bytes = 400 * MIB;
+    new.vms[A].io.shares = Some(9);
     bridge.reload(&config, &new);
-    assert_eq!(bridge.vm("a").unwrap().maximum_bytes, 400 * MIB);
+    assert_eq!(limits(&bridge), (400 * MIB, 7, 9));
     assert!(said(&bridge).contains("the configuration sets minimum 128 MiB, maximum 400 MiB, shares 1000"));
     let told = |effect: &Effect| matches!(effect, Effect::TellAllocation { vm: A, allocation } if allocation.maximum_bytes == 400 * MIB);
     assert!(bridge.take_effects().iter().any(told), "its guest is told");

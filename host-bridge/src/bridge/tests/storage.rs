@@ -202,3 +202,41 @@ fn a_pause_lets_the_group_go_and_so_does_one_that_refuses() {
     bridge.pause(Some("a"), true).unwrap();
     assert_eq!(bridge.by_group(90..92, WAITS)[0], Asked::Group(A, false, None));
 }
+
+/// One second without I/O; what A's disks are held to.
+fn cap(bridge: &mut Bridge, second: u64) -> Vec<Option<Throttle>> {
+    let asked = bridge.second(second, counted(0, 0, 0), counted(0, 0, 0));
+    asked.into_iter().filter(|(vm, _)| *vm == A).map(|(_, throttle)| throttle).collect()
+}
+
+#[test]
+fn limits_of_the_disks_are_set_shown_and_hold_and_what_cannot_be_is_refused() {
+    let mut bridge = Bridge::settled(2048, 300, 300);
+    let change = |minimum: Option<u64>, maximum: Option<u64>, shares: Option<u32>| Change {
+        io_minimum_bytes_per_s: minimum,
+        io_maximum_bytes_per_s: maximum,
+        io_shares: shares,
+        ..Change::default()
+    };
+    for (wrong, told) in [
+        (change(None, None, Some(0)), "io.shares: 0 is out of range; allowed is 1 to 1000000"),
+        (change(None, Some(0), None), "io.maximum: 0 B/s cannot be; allowed is 64KiB/s to 1TiB/s"),
+        (change(Some(u64::MAX), None, None), "io.minimum: 17592186044415 MiB/s is too much; allowed is up to 1TiB/s"),
+        (change(Some(2 * MIB), Some(MIB), None), "io.maximum: 1 MiB/s is less than the minimum of 2 MiB/s"),
+    ] {
+        assert_eq!(bridge.set("a", wrong).unwrap_err().message, told);
+    }
+    assert_eq!(cap(&mut bridge, 1), [], "nothing of it was taken in");
+    let set = bridge.set("a", change(Some(MIB), Some(2 * MIB), Some(50))).unwrap().disks;
+    assert_eq!((set.shares, set.minimum_bytes_per_s, set.maximum_bytes_per_s), (50, MIB, Some(2 * MIB)));
+    assert_eq!(cap(&mut bridge, 2), [Some(Throttle { bytes_per_s: 2 * MIB, ops_per_s: 128 })]);
+    let events = Control::events(&bridge, 0);
+    assert!(
+        events.iter().any(|event| event.message == "its disks are held to 2 MiB/s and 128 operations/s: its maximum")
+    );
+    bridge.pause(Some("a"), true).unwrap();
+    assert_eq!(cap(&mut bridge, 3), [], "it holds on");
+    bridge.on_sighting(A, Sighting::Absent(absent()));
+    assert_eq!(cap(&mut bridge, 4), [None]);
+    assert_eq!(bridge.vm("b").unwrap().disks.shares, 1000, "those of its memory");
+}

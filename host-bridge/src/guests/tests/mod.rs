@@ -30,6 +30,7 @@ fn vm(name: &str, address: Address) -> VmConfig {
         name: name.to_owned(),
         limits,
         cpu: crate::config::CpuConfig::default(),
+        io: crate::config::IoConfig::default(),
         qmp: format!("/run/{name}.qmp").into(),
         address,
     }
