@@ -9,7 +9,10 @@ use proptest::prelude::*;
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 use vmtide_bridge::plan::{HostView, Planner, Policy, Shown, VmView, memory};
-use vmtide_bridge::record::{Ended, Entry, Header, Losses, Outcome, ReadError, StoreError, Tick, Used, Writer, read};
+use vmtide_bridge::record::{
+    Ended, Entry, Header, Lever, LeverChange, LeverEntry, LeverOutcome, Losses, Outcome, ReadError, StoreError, Tick,
+    Used, Writer, read,
+};
 
 const MIB: u64 = 1 << 20;
 const RUN: u64 = 1_800_000_000_000;
@@ -22,7 +25,24 @@ fn tick(ms: u64, host: HostView, numbers: Vec<usize>, views: Vec<VmView>) -> Tic
     let plan = memory::plan(ms, &host, &views, &Policy::default());
     let used = Used { cpu_millicpus: ms, io_bytes_per_s: 7, io_ops_per_s: 0 };
     let used = numbers.iter().filter(|_| ms.is_multiple_of(3_000)).map(|number| (*number, used)).collect();
-    Tick { ms, unix_ms: RUN + ms, host, numbers, views, plan, used }
+    let levers = if ms.is_multiple_of(4_000) { levers(ms) } else { Vec::new() };
+    Tick { ms, unix_ms: RUN + ms, host, numbers, views, plan, used, levers }
+}
+
+/// A change that was decided and one that ended.
+fn levers(id: u64) -> Vec<LeverEntry> {
+    let change = LeverChange {
+        id,
+        at_unix_ms: RUN + id,
+        vm: "vm-1".to_owned(),
+        lever: Lever::IoRate,
+        from: 0,
+        to: MIB,
+        rule: "over_share".to_owned(),
+        reason: "others wait".to_owned(),
+        outcome: LeverOutcome::Asked,
+    };
+    vec![LeverEntry::Decided(change), LeverEntry::Ended { id, outcome: LeverOutcome::Done { after_ms: 3 } }]
 }
 
 /// A host whose VMs come and go at random, one tick each second.
@@ -278,6 +298,23 @@ fn a_recording_of_an_older_version_is_read() {
         assert_eq!(losses.unwrap(), Losses::default());
         assert_eq!(seen, [(1_000, 512 * MIB, 367_108_864)]);
     }
+}
+
+/// What 0.1.0 would have written had it recorded changes of CPU time and disks; the second is of a lever that nobody knows yet.
+const LEVERS: &str = r#""levers":[{"decided":{"id":1,"at_unix_ms":5,"vm":"b","lever":"cpu_quota","from":0,"to":1750,"rule":"held","reason":"w","outcome":"asked"}},{"decided":{"id":2,"at_unix_ms":5,"vm":"b","lever":"gpu_quota","from":0,"to":1,"rule":"r","reason":"w","outcome":"asked"}},{"ended":{"id":1,"outcome":{"refused":{"message":"no"}}}}],"vms""#;
+
+#[test]
+fn changes_of_levers_that_a_reader_does_not_know_are_left_out_and_nothing_else_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("1.record");
+    std::fs::write(&file, framed(&OF_0_1.replacen(r#""vms":{"b""#, &(LEVERS.to_owned() + r#":{"b""#), 1))).unwrap();
+    let (ticks, losses) = read_ticks(&file);
+    assert_eq!((losses, ticks.len()), (Losses::default(), 1));
+    let [LeverEntry::Decided(change), LeverEntry::Ended { id: 1, outcome }] = ticks[0].levers.as_slice() else {
+        panic!("{:?}", ticks[0].levers)
+    };
+    assert_eq!((change.lever, change.to, change.rule.as_str()), (Lever::CpuQuota, 1750, "held"));
+    assert_eq!(outcome, &LeverOutcome::Refused { message: "no".into() });
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::process::{Command, Output};
 use std::sync::LazyLock;
 use tempfile::TempDir;
 use vmtide_bridge::plan::{Planner, Policy};
-use vmtide_bridge::record::{Entry, Header, Tick, Writer, read};
+use vmtide_bridge::record::{Entry, Header, Lever, LeverChange, LeverEntry, LeverOutcome, Tick, Writer, read};
 use vmtide_bridge::replay::{Report, Wish, replay};
 use vmtide_bridge::simulate::{Outcome, Parameters, simulate};
 
@@ -93,6 +93,52 @@ fn a_planner_that_decides_otherwise_is_found_out() {
     let difference = &verification.differences[0];
     assert_eq!((difference.unix_ms, difference.vm.as_deref()), (1_800_000, Some("vm-00003")));
     assert_ne!(difference.recorded, difference.now);
+}
+
+#[test]
+fn changes_of_cpu_time_and_disks_are_told_with_what_came_of_them() {
+    let change = |id: u64, lever: Lever, to: u64| LeverChange {
+        id,
+        at_unix_ms: 1_800_000_000_000,
+        vm: "vm-00003".to_owned(),
+        lever,
+        from: 0,
+        to,
+        rule: "over_share".to_owned(),
+        reason: "others wait".to_owned(),
+        outcome: LeverOutcome::Asked,
+    };
+    let ended = |id: u64, outcome: LeverOutcome| LeverEntry::Ended { id, outcome };
+    let decided = |id: u64, lever: Lever, to: u64| LeverEntry::Decided(change(id, lever, to));
+    let told = rewritten(|_, tick| {
+        tick.levers = match tick.ms {
+            // 9 was decided before the recording began.
+            10_000 => vec![ended(9, LeverOutcome::Lost), decided(1, Lever::IoRate, 1 << 20)],
+            20_000 => vec![ended(1, LeverOutcome::Done { after_ms: 12 }), decided(2, Lever::CpuQuota, 1_750)],
+            30_000 => {
+                vec![ended(2, LeverOutcome::Refused { message: "it is theirs".into() }), decided(3, Lever::IoRate, 0)]
+            }
+            _ => Vec::new(),
+        }
+    });
+    let report = replay(told.path(), None).unwrap();
+    assert_eq!(report.verification.differing_plans, 0);
+    let text = "Changes of CPU time and disks (--levers tells each):\n  vm-00003  CPU quota 1, 1 of them not done; rate of the disks 2\n";
+    assert!(report.text().contains(text), "{}", report.text());
+
+    let path = told.path().to_str().unwrap();
+    let output = vmtide(&["replay", path, "--levers"]);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let expected = "2027-01-15T08:00:00.000Z  vm-00003  rate of the disks none to 1 MiB/s\n  others wait (rule: over_share). Done after 12 ms.\n\
+                    2027-01-15T08:00:00.000Z  vm-00003  CPU quota none to 1.75\n  others wait (rule: over_share). Not done: it is theirs.\n\
+                    2027-01-15T08:00:00.000Z  vm-00003  rate of the disks none to none\n  others wait (rule: over_share). Not answered yet.\n";
+    assert_eq!(text, expected);
+    let json: serde_json::Value =
+        serde_json::from_slice(&vmtide(&["replay", path, "--levers", "--json"]).stdout).unwrap();
+    assert_eq!(json[1]["outcome"]["refused"]["message"], "it is theirs");
+    let none = vmtide(&["replay", recording().to_str().unwrap(), "--levers"]);
+    assert_eq!(String::from_utf8_lossy(&none.stdout), "The recording tells of no change of CPU time or disks.\n");
+    assert_eq!(vmtide(&["replay", path, "--levers", "--set", "dead_band_permille=1"]).status.code(), Some(2));
 }
 
 /// The model moves balloons as the simulator did, so what it does with the recorded policy is what was recorded.

@@ -3,7 +3,7 @@
 use super::optimize::{Progress, Wish};
 use super::trims::Trim;
 use super::types::{Change, Refusal, Status, Vm};
-use crate::record::{Decision, Event};
+use crate::record::{Decision, Event, LeverChange};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
 use hyper::{Method, Request, header};
@@ -99,6 +99,14 @@ impl Client {
     /// [`Error`]; an unknown name is [`Error::Refused`].
     pub async fn events_about(&self, vm: &str, count: usize) -> Result<Vec<Event>, Error> {
         self.request(Method::GET, &format!("/v1/vms/{}/events?last={count}", escaped(vm)), None).await
+    }
+
+    /// The last `count` changes of a VM's CPU time and disks, oldest first.
+    ///
+    /// # Errors
+    /// [`Error`]; an unknown name is [`Error::Refused`].
+    pub async fn levers(&self, vm: &str, count: usize) -> Result<Vec<LeverChange>, Error> {
+        self.request(Method::GET, &format!("/v1/vms/{}/levers?last={count}", escaped(vm)), None).await
     }
 
     /// Changes a VM's limits until the bridge restarts.

@@ -13,7 +13,7 @@ pub mod server;
 pub mod trims;
 pub mod types;
 
-use crate::record::{Decision, Event};
+use crate::record::{Decision, Event, LeverChange};
 use optimize::{Progress, Wish};
 use trims::Trim;
 use types::{Change, Refusal, Status, Vm};
@@ -41,6 +41,11 @@ pub trait Control {
     /// # Errors
     /// An unknown name.
     fn events_about(&self, vm: &str, count: usize) -> Result<Vec<Event>, Refusal>;
+    /// The last `count` changes of a VM's CPU time and disks, oldest first.
+    ///
+    /// # Errors
+    /// An unknown name.
+    fn levers(&self, vm: &str, count: usize) -> Result<Vec<LeverChange>, Refusal>;
     /// Changes a VM's limits until the bridge restarts.
     ///
     /// # Errors

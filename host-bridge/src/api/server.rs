@@ -78,6 +78,7 @@ impl Server {
             .route("/v1/vms", get(async |State(calls): State<Calls>| ask(calls, |c| Ok(c.vms())).await))
             .route("/v1/vms/{name}", get(vm).patch(set))
             .route("/v1/vms/{name}/events", get(events_about))
+            .route("/v1/vms/{name}/levers", get(levers))
             .route("/v1/vms/{name}/trim", post(trim))
             .route("/v1/decisions", get(decisions))
             .route("/v1/optimize", post(optimize))
@@ -186,6 +187,14 @@ async fn events_about(
     Asked(Query(query)): Asked<Query<LastQuery>>,
 ) -> Response {
     ask(calls, move |control| control.events_about(&name, query.last.unwrap_or(LAST))).await
+}
+
+async fn levers(
+    State(calls): State<Calls>,
+    Asked(Path(name)): Asked<Path<String>>,
+    Asked(Query(query)): Asked<Query<LastQuery>>,
+) -> Response {
+    ask(calls, move |control| control.levers(&name, query.last.unwrap_or(LAST))).await
 }
 
 async fn pause(State(calls): State<Calls>, Asked(Query(query)): Asked<Query<PauseQuery>>, paused: bool) -> Response {

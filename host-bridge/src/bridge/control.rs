@@ -10,7 +10,7 @@ use crate::config::{
     Bytes, CpuConfig, IoConfig, Millicpus, Rate, check_cpu_limits, check_io_limits, check_limits, check_reservations,
 };
 use crate::plan::{Limits, Rule, Verdict};
-use crate::record::{Decision, Event, standing};
+use crate::record::{Decision, Event, LeverChange, standing};
 use std::time::Duration;
 
 impl Bridge {
@@ -128,6 +128,10 @@ impl Control for Bridge {
     fn events_about(&self, name: &str, count: usize) -> Result<Vec<Event>, Refusal> {
         self.number(name)?;
         Ok(self.events.about(name, count))
+    }
+
+    fn levers(&self, name: &str, count: usize) -> Result<Vec<LeverChange>, Refusal> {
+        Ok(self.vms[self.number(name)?].levers.last(count))
     }
 
     fn set(&mut self, name: &str, change: Change) -> Result<types::Vm, Refusal> {

@@ -25,6 +25,7 @@ mod effect;
 mod groups;
 mod hearing;
 mod hints;
+mod levers;
 mod optimize;
 mod performance;
 mod pools;

@@ -14,7 +14,7 @@ use crate::api::optimize::{DURATION_MS, Optimized, Progress, RENEW_WITHIN_MS, Ta
 use crate::api::types::Refusal;
 use crate::performance::{Account, Each, Indices, KEPT_MS, Resource};
 use crate::plan::{Millis, Plan, VmView};
-use crate::record::{DECISIONS_KEPT, Decision, sentence, standing};
+use crate::record::{DECISIONS_KEPT, Decision, Lever, sentence, standing};
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -64,18 +64,18 @@ impl Lease {
 
 /// A change of CPU time or disks; 0 is no quota and no throttle.
 pub(super) struct Moved {
-    pub(super) resource: Resource,
-    pub(super) unit: &'static str,
+    pub(super) lever: Lever,
     pub(super) from: u64,
     pub(super) to: u64,
+    pub(super) rule: String,
     pub(super) reason: String,
 }
 
 impl Moved {
     fn taken(&self, id: u64, at_unix_ms: u64) -> Taken {
-        let Self { resource, unit, from, to, reason } = self;
-        let (unit, reason) = ((*unit).to_owned(), reason.clone());
-        Taken { id, at_unix_ms, resource: *resource, unit, from: *from, to: *to, reason, outcome: None }
+        let Self { lever, from, to, reason, .. } = self;
+        let (resource, unit, reason) = (lever.resource(), lever.unit().to_owned(), reason.clone());
+        Taken { id, at_unix_ms, resource, unit, from: *from, to: *to, reason, outcome: None }
     }
 }
 
@@ -95,7 +95,9 @@ impl Bridge {
     /// Takes in what was just asked for a VM, if that is being optimized.
     pub(super) fn lease_change(&mut self, number: usize, moved: &Moved) {
         let at_unix_ms = self.now.unix_ms;
-        let Some(lease) = self.lease.as_mut().filter(|lease| lease.resources.contains(&moved.resource)) else { return };
+        let Some(lease) = self.lease.as_mut().filter(|lease| lease.resources.contains(&moved.lever.resource())) else {
+            return;
+        };
         if !lease.has(number) {
             return;
         }
@@ -284,7 +286,7 @@ impl Bridge {
             })
         };
         let moves = |number: usize| {
-            let its = others.iter().filter(move |(of, moved)| *of == number && wants(moved.resource));
+            let its = others.iter().filter(move |(of, moved)| *of == number && wants(moved.lever.resource()));
             its.map(|(_, moved)| moved.taken(0, self.now.unix_ms))
         };
         let optimized = |&number: &usize| {

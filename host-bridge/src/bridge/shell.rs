@@ -58,19 +58,19 @@ impl Shell {
                         driver.set_throttle(throttle);
                     }
                 }
-                Effect::SetGroupIo { vm, throttle, shares } => {
-                    if let Err(error) = self.groups.set_io(vm, throttle, shares) {
-                        bridge.on_io_group_refused(vm, &error);
-                    }
-                }
+                Effect::SetGroupIo { vm, throttle, shares } => match self.groups.set_io(vm, throttle, shares) {
+                    Ok(()) => bridge.on_io_group_set(vm),
+                    Err(error) => bridge.on_io_group_refused(vm, &error),
+                },
                 Effect::TellAllocation { vm, allocation } => self.guests.set_allocation(vm, allocation),
                 Effect::ForgetAllocation { vm } => self.guests.forget_allocation(vm),
                 Effect::TellHost(host) => self.guests.set_host(host),
                 // One whose session has just ended does not answer, which is looked after.
                 Effect::Yield { vm, request } => _ = self.guests.request(vm, BridgeMessage::YieldMemory(request)),
                 Effect::SetCpuTime { vm, shares, quota_millicpus } => {
-                    if let Err(error) = self.groups.set(vm, shares, quota_millicpus) {
-                        bridge.on_group_refused(vm, &error.to_string());
+                    match self.groups.set(vm, shares, quota_millicpus) {
+                        Ok(()) => bridge.on_group_set(vm),
+                        Err(error) => bridge.on_group_refused(vm, &error.to_string()),
                     }
                 }
                 Effect::SetOnlineCpus { vm, request } => {

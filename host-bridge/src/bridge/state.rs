@@ -3,6 +3,7 @@
 use super::cpu::CpuBoard;
 use super::doubt::Doubt;
 use super::effect::Effect;
+use super::levers::Levers;
 use super::optimize::Lease;
 use super::reaction::{Reactions, Waiting};
 use super::storage::Storage;
@@ -50,6 +51,7 @@ pub struct Bridge {
     pub(super) numbers: HashMap<String, usize>,
     pub(super) events: Events,
     pub(super) decisions: u64,
+    pub(super) levers: Levers,
     /// Requests to guests so far: the last one's id.
     pub(super) requests: u64,
     pub(super) reactions: Reactions,
@@ -89,6 +91,7 @@ impl Bridge {
             guests: Views::new(config.vms.len(), config.intervals),
             events: Events::default(),
             decisions: 0,
+            levers: Levers::default(),
             requests: 0,
             reactions: Reactions::default(),
             standing: Standing::default(),
@@ -300,7 +303,7 @@ impl Bridge {
         if gone {
             self.guests.forget(number);
             self.forget_cpu(number);
-            self.storage.vms[number].on_gone();
+            self.on_disks_gone(number);
             self.trimming.forget(number);
             self.effects.push(Effect::ForgetAllocation { vm: number });
             self.note(number, format!("it is gone: {freed} return to the pool"));
@@ -387,8 +390,9 @@ impl Bridge {
         let plan = self.planning.plan(now_ms, &self.host, &views, &self.policy);
         if let Some(records) = &mut self.records {
             let (numbers, views, plan) = (numbers.clone(), views.clone(), plan.clone());
-            let used = self.usage.take(now_ms);
-            let tick = Tick { ms: now_ms, unix_ms: self.now.unix_ms, host: self.host, numbers, views, plan, used };
+            let (used, levers) = (self.usage.take(now_ms), self.levers.take());
+            let unix_ms = self.now.unix_ms;
+            let tick = Tick { ms: now_ms, unix_ms, host: self.host, numbers, views, plan, used, levers };
             records.push(Record::Tick(Box::new(tick)));
         }
         let before = self.standing.state();

@@ -18,6 +18,7 @@ use crate::hypervisor::{Error, Held, IoSeen};
 use crate::performance::{PPM, Resource};
 use crate::plan::Millis;
 use crate::plan::storage::{IoLimits, IoPlanner, IoRule, IoUse, IoVerdict, IoView, Throttle};
+use crate::record::{Lever, LeverOutcome, rule_name};
 use std::collections::VecDeque;
 use std::path::PathBuf;
 
@@ -126,11 +127,6 @@ impl Disks {
         window.done(now_ms)
     }
 
-    /// Its process is gone, and its cgroup with it.
-    pub(super) fn on_gone(&mut self) {
-        (self.group, self.group_set) = (None, (None, None));
-    }
-
     /// What can hold it now, while its hypervisor stands so.
     fn lever_at(&self, now_ms: Millis, hypervisor: &Hypervisor) -> Option<IoLever> {
         let is_rested =
@@ -150,6 +146,15 @@ impl Disks {
 impl Bridge {
     pub(super) fn on_io(&mut self, number: usize, seen: IoSeen) {
         self.storage.vms[number].seen.see(self.now.ms, seen);
+    }
+
+    /// A VM's process is gone, and its cgroup with it.
+    pub(super) fn on_disks_gone(&mut self, number: usize) {
+        let disks = &mut self.storage.vms[number];
+        (disks.group, disks.group_set) = (None, (None, None));
+        for lever in [Lever::IoWeight, Lever::IoRate] {
+            self.settle_lever(number, lever, LeverOutcome::Lost);
+        }
     }
 
     /// Takes in where a VM's group for I/O is, or why there is none to set.
@@ -182,8 +187,20 @@ impl Bridge {
         self.storage.vms[number].counted.see(self.now.ms, seen);
     }
 
+    /// Takes in that a VM's group took what it was given.
+    pub fn on_io_group_set(&mut self, number: usize) {
+        self.lever_done(number, Lever::IoWeight);
+        if self.storage.vms[number].lever == Some(IoLever::Group) {
+            self.lever_done(number, Lever::IoRate);
+        }
+    }
+
     /// Takes in that a VM's group did not take a value.
     pub fn on_io_group_refused(&mut self, number: usize, error: &cgroup::Error) {
+        self.lever_refused(number, Lever::IoWeight, &error.to_string());
+        if self.storage.vms[number].lever == Some(IoLever::Group) {
+            self.lever_refused(number, Lever::IoRate, &error.to_string());
+        }
         // What somebody else took is theirs; the rest is held.
         if !matches!(error, cgroup::Error::Taken { .. }) {
             self.storage.vms[number].group_refused_ms = Some(self.now.ms);
@@ -217,7 +234,10 @@ impl Bridge {
             let weight = (is_anybody_held && view.is_ready && !view.is_paused).then_some(view.limits.shares);
             let throttle = disks.asked.filter(|_| disks.lever == Some(IoLever::Group));
             if disks.group.is_some() && disks.group_set != (throttle, weight) {
-                disks.group_set = (throttle, weight);
+                let (_, before) = std::mem::replace(&mut disks.group_set, (throttle, weight));
+                if before != weight {
+                    self.decide(number, &weighed(before, weight, &verdict));
+                }
                 self.effects.push(Effect::SetGroupIo { vm: number, throttle, shares: weight });
             }
         }
@@ -236,7 +256,7 @@ impl Bridge {
         let lever = disks.lever.or(old);
         let moved = moved(before, verdict, lever);
         self.effects.extend(hold(number, lever, now));
-        self.lease_change(number, &moved);
+        self.decide(number, &moved);
         if before.is_some() == now.is_some() {
             self.remember(number, moved.reason);
         } else {
@@ -300,6 +320,10 @@ impl Bridge {
     }
 
     pub(super) fn on_throttled(&mut self, number: usize, throttle: Option<Throttle>, held: Held) {
+        let asked = throttle.map_or(0, |throttle| throttle.bytes_per_s);
+        if self.vms[number].levers.open(Lever::IoRate).is_some_and(|open| open.to == asked) {
+            self.lever_done(number, Lever::IoRate);
+        }
         let disks = &mut self.storage.vms[number];
         if throttle.is_some() && disks.left != held.left {
             let left = held.left.join("; ");
@@ -312,6 +336,7 @@ impl Bridge {
         let now_ms = self.now.ms;
         let disks = &mut self.storage.vms[number];
         disks.refused_ms = Some(now_ms);
+        self.lever_refused(number, Lever::IoRate, &error.to_string());
         self.note(number, format!("its disks cannot be held for now, nothing was changed: {error}"));
     }
 }
@@ -340,7 +365,17 @@ fn moved(before: Option<Throttle>, verdict: &IoVerdict, lever: Option<IoLever>) 
         }
     };
     let (from, to) = (bytes_per_s(before), bytes_per_s(verdict.throttle));
-    Moved { resource: Resource::Io, unit: "bytes_per_s", from, to, reason }
+    Moved { lever: Lever::IoRate, from, to, rule: rule_name(&verdict.rule), reason }
+}
+
+/// A cgroup's weight, of a VM for which this was said.
+fn weighed(before: Option<u32>, now: Option<u32>, verdict: &IoVerdict) -> Moved {
+    let reason = match now {
+        Some(shares) => format!("its disks weigh {shares} shares, as somebody is held"),
+        None => "its disks weigh what they did before, as nobody is held".to_owned(),
+    };
+    let shares = |weight: Option<u32>| u64::from(weight.unwrap_or(0));
+    Moved { lever: Lever::IoWeight, from: shares(before), to: shares(now), rule: rule_name(&verdict.rule), reason }
 }
 
 fn sentence(throttle: &Throttle, verdict: &IoVerdict) -> String {

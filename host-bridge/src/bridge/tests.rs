@@ -494,6 +494,7 @@ fn hyper_v_goes_by_what_a_guest_has_committed() {
 mod cpu;
 mod doubt;
 mod hints;
+mod levers;
 mod optimize;
 mod performance;
 mod rates;

@@ -9,7 +9,7 @@ use crate::hypervisor::driver::PAGE_BYTES;
 use crate::performance::Meter;
 use crate::plan::asking::Asking;
 use crate::plan::{Demand, Direction, History, Limits, Millis, Reach, Shown, Verdict, VmView};
-use crate::record::{Decision, Decisions, Outcome};
+use crate::record::{Decision, Decisions, LeverChanges, Outcome};
 use vmtide_protocol::bridge::Allocation;
 
 /// How the hypervisor of a VM stands.
@@ -46,6 +46,7 @@ pub(super) struct Vm {
     pub doubt: Doubt,
     pub verdict: Option<Verdict>,
     pub decisions: Decisions,
+    pub levers: LeverChanges,
     pub meter: Meter,
 }
 
@@ -66,6 +67,7 @@ impl Vm {
             doubt: Doubt::default(),
             verdict: None,
             decisions: Decisions::default(),
+            levers: LeverChanges::default(),
             meter: Meter::default(),
         }
     }

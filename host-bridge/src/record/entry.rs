@@ -1,6 +1,6 @@
 //! What is recorded, and its way to lines: a full picture each minute, and in between what changed. Pure.
 
-use super::Outcome;
+use super::{LeverEntry, Outcome};
 use super::{frame, patch};
 use crate::plan::{HostView, Millis, Plan, Planner, Policy, Verdict, VmView};
 use serde::{Deserialize, Serialize};
@@ -54,6 +54,8 @@ pub struct Tick {
     pub plan: Plan,
     /// What VMs used of CPUs and disks, by their numbers: with one tick each minute, empty in the others.
     pub used: BTreeMap<usize, Used>,
+    /// What was decided about CPU time and disks since the tick before, and what came of what had been.
+    pub levers: Vec<LeverEntry>,
 }
 
 /// The most that a VM took in a minute. Memory is in the views.
@@ -177,14 +179,18 @@ impl Encoder {
         state.insert("host".into(), json(&tick.host)?);
         state.insert("plan".into(), summary(&tick.plan)?);
         state.insert("vms".into(), vms.into());
-        self.add_used(&mut state, tick)?;
+        self.add_events(&mut state, tick)?;
         Ok(state.into())
     }
 
-    fn add_used(&self, state: &mut Map<String, Value>, tick: &Tick) -> serde_json::Result<()> {
+    /// What belongs to this tick alone, and is no change of what was before.
+    fn add_events(&self, state: &mut Map<String, Value>, tick: &Tick) -> serde_json::Result<()> {
         if !tick.used.is_empty() {
             let used = tick.used.iter().map(|(number, used)| Ok((self.name(*number), json(used)?)));
             state.insert("used".into(), used.collect::<serde_json::Result<Map<_, _>>>()?.into());
+        }
+        if !tick.levers.is_empty() {
+            state.insert("levers".into(), json(&tick.levers)?);
         }
         Ok(())
     }
@@ -204,7 +210,7 @@ impl Encoder {
         if !vms.is_empty() {
             state.insert("vms".into(), vms.into());
         }
-        self.add_used(&mut state, tick)?;
+        self.add_events(&mut state, tick)?;
         Ok(state.into())
     }
 

@@ -127,6 +127,8 @@ struct Members {
     vms: BTreeMap<String, Value>,
     #[serde(default)]
     used: BTreeMap<String, Used>,
+    #[serde(default)]
+    levers: Vec<Value>,
 }
 
 impl Reader {
@@ -202,6 +204,7 @@ impl Reader {
             views: Vec::new(),
             plan: parse(&plan)?,
             used: BTreeMap::new(),
+            levers: Vec::new(),
         };
         let vms = BTreeMap::new();
         let mut state = State { header, numbers, number, is_whole: true, host, plan, vms, tick };
@@ -224,6 +227,8 @@ impl State {
         (self.tick.ms, self.tick.unix_ms) = (members.ms, members.unix_ms);
         let used = members.used.into_iter().filter_map(|(name, used)| Some((*self.numbers.get(&name)?, used)));
         self.tick.used = used.collect();
+        // One of a lever that this version does not know is left out.
+        self.tick.levers = members.levers.iter().filter_map(parse).collect();
         if let Some(host) = members.host {
             patch::merge(&mut self.host, host);
             self.tick.host = parse::<HostView>(&self.host)?;

@@ -4,6 +4,7 @@
 //!  record::read --> Verify   the recorded inputs again: the same verdicts, to the byte?
 //!               --> Ledger   what the recorded run came to
 //!               --> Pace     how fast the recorded balloons moved
+//!               --> Changes  what was decided about CPU time and disks, which is not planned again
 //!  again        --> Twin     demand as recorded, memory as this planner moves it: once as recorded, once as asked
 //!                      `---> Ledger
 //! ```
@@ -15,18 +16,22 @@
 //! caused stays where it was recorded, one that another plan would have caused does not come. So the recorded run is
 //! also shown as its own twin plays it: what differs between *these* two is the model's error.
 
+mod levers;
 mod report;
 mod text;
 mod twin;
 mod verify;
 
+pub use levers::{LeverCounts, LeverFigures, lever_changes};
 pub use report::{Column, Report, Span};
+pub use text::lever_text;
 pub use verify::{Difference, Verification};
 
 use crate::config::assign;
 use crate::model::{Ledger, Speed, Speeds};
 use crate::plan::{Planner, Policy};
 use crate::record::{Ended, Entry, Header, Losses, Outcome, ReadError, Tick, read};
+use levers::Changes;
 use report::Books;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -79,15 +84,19 @@ pub fn replay(path: &Path, wish: Option<&Wish>) -> Result<Report, Error> {
     let mut span = Span::default();
     let mut recorded = Books::new("recorded");
     let mut pace = Pace::default();
-    let losses = read(path, |entry| match entry {
-        Entry::Tick(header, tick) => {
-            span.tick(header, tick);
-            verify.tick(header, tick);
-            recorded.tick(header, tick, tick);
-        }
-        Entry::Ended(header, ended) => {
-            span.header(header);
-            pace.ended(ended);
+    let mut changes = Changes::default();
+    let losses = read(path, |entry| {
+        changes.entry(&entry);
+        match entry {
+            Entry::Tick(header, tick) => {
+                span.tick(header, tick);
+                verify.tick(header, tick);
+                recorded.tick(header, tick, tick);
+            }
+            Entry::Ended(header, ended) => {
+                span.header(header);
+                pace.ended(ended);
+            }
         }
     })?;
     let mut columns = vec![recorded.close()];
@@ -110,7 +119,8 @@ pub fn replay(path: &Path, wish: Option<&Wish>) -> Result<Report, Error> {
         }
         columns.extend(books.map(Books::close));
     }
-    Ok(Report { span: span.close(), losses, verification: verify.close(), columns })
+    let levers = levers::counted(&changes.all);
+    Ok(Report { span: span.close(), losses, verification: verify.close(), levers, columns })
 }
 
 /// How fast the recorded balloons moved: those of a VM where it moved, else those of all, else as measured elsewhere.

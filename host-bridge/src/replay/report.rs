@@ -1,6 +1,6 @@
 //! What a replay comes to.
 
-use super::{Header, Ledger, Losses, Tick, Verification};
+use super::{Header, Ledger, LeverCounts, Losses, Tick, Verification};
 use crate::model::{Figures, Time, VmFigures};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,6 +14,8 @@ pub struct Report {
     pub losses: Losses,
     /// Whether the planner is still the same.
     pub verification: Verification,
+    /// How often the levers of CPU time and disks were moved.
+    pub levers: LeverCounts,
     /// The recorded run; with a wish, also as modelled and as wished.
     pub columns: Vec<Column>,
 }

@@ -1,8 +1,9 @@
 //! A report as a person reads it.
 
-use super::{Column, Report, Verification};
+use super::{Column, LeverCounts, LeverFigures, Report, Verification};
 use crate::config::Bytes;
 use crate::model::{Figures, VmFigures};
+use crate::record::{Lever, LeverChange};
 use std::time::{Duration, UNIX_EPOCH};
 
 impl Report {
@@ -11,6 +12,7 @@ impl Report {
         let mut text = self.about();
         text += &self.damage();
         text += &verified(&self.verification, &self.written_by_others());
+        text += &levers(&self.levers);
         text += &table(&self.columns);
         text
     }
@@ -78,6 +80,30 @@ fn verified(verification: &Verification, others: &[&str]) -> String {
         text += &format!("  {} {vm}\n    recorded {recorded}\n    now      {now}\n", utc(difference.unix_ms));
     }
     text
+}
+
+/// Each change of CPU time and disks in two lines.
+pub fn lever_text(changes: &[LeverChange]) -> String {
+    let told = |change: &LeverChange| {
+        format!("{}  {}  {}\n  {}\n", utc(change.at_unix_ms), change.vm, change.title(), change.sentence())
+    };
+    if changes.is_empty() {
+        return "The recording tells of no change of CPU time or disks.\n".to_owned();
+    }
+    changes.iter().map(told).collect()
+}
+
+/// What was changed of CPU time and disks; nothing where nothing was.
+fn levers(counts: &LeverCounts) -> String {
+    let mut text = String::new();
+    for (vm, levers) in counts {
+        let figure = |(lever, LeverFigures { changes, refused }): (&Lever, &LeverFigures)| match refused {
+            0 => format!("{} {changes}", lever.name()),
+            refused => format!("{} {changes}, {refused} of them not done", lever.name()),
+        };
+        text += &format!("  {vm}  {}\n", levers.iter().map(figure).collect::<Vec<_>>().join("; "));
+    }
+    if text.is_empty() { text } else { "Changes of CPU time and disks (--levers tells each):\n".to_owned() + &text }
 }
 
 /// Figures by column; then what each VM stalled and moved.

@@ -192,7 +192,7 @@ impl Host {
 
     fn tick(&self, now_ms: Millis, plan: Plan) -> Tick {
         let (host, numbers, views) = (self.view, self.numbers.clone(), self.views.clone());
-        Tick { ms: now_ms, unix_ms: now_ms, host, numbers, views, plan, used: BTreeMap::new() }
+        Tick { ms: now_ms, unix_ms: now_ms, host, numbers, views, plan, used: BTreeMap::new(), levers: Vec::new() }
     }
 }
 

@@ -57,7 +57,7 @@ enum Command {
     Explain {
         /// Its name.
         vm: String,
-        /// How many decisions, events of the VM and events of the host.
+        /// How many decisions, changes of CPU time and disks, events of the VM and events of the host.
         #[arg(long, value_name = "COUNT", default_value_t = 5)]
         last: usize,
     },
@@ -201,9 +201,10 @@ async fn run(cli: &Cli) -> Result<(), Failure> {
         }
         Command::Explain { vm, last } => {
             let (decisions, events) = (client.decisions(Some(vm), *last).await?, client.events_about(vm, *last).await?);
+            let levers = client.levers(vm, *last).await?;
             let vm = client.vm(vm).await?;
-            let json = serde_json::json!({ "vm": &vm, "decisions": &decisions, "events": &events });
-            print(&mut out, cli.json, &json, || show::explain(&vm, &decisions, &events))
+            let json = serde_json::json!({ "vm": &vm, "decisions": &decisions, "levers": &levers, "events": &events });
+            print(&mut out, cli.json, &json, || show::explain(&vm, &decisions, &levers, &events))
         }
         Command::Set { vm, changes } => {
             let changes: BTreeMap<Key, u64> = changes.iter().copied().collect();

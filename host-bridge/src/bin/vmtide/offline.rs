@@ -19,6 +19,9 @@ pub struct Replay {
     /// A segment, or a folder of segments.
     #[arg(value_name = "FILE")]
     recording: PathBuf,
+    /// In place of the report: each change of CPU time and disks, with what came of it.
+    #[arg(long, conflicts_with_all = ["set", "policy"])]
+    levers: bool,
     #[command(flatten)]
     wish: WishArgs,
 }
@@ -94,6 +97,10 @@ fn step(text: &str) -> Result<u64, String> {
 impl Replay {
     /// Replays and prints.
     pub fn run(&self, out: &mut impl Write, json: bool) -> Result<(), Failure> {
+        if self.levers {
+            let changes = replay::lever_changes(&self.recording).map_err(replay::Error::from)?;
+            return print(out, json, &changes, || replay::lever_text(&changes));
+        }
         let WishArgs { set, policy } = &self.wish;
         let is_wish = !set.is_empty() || policy.is_some();
         let wish = is_wish.then(|| Wish::new(*policy, set.clone()));

@@ -14,7 +14,7 @@ use vmtide_bridge::performance::{Index, Indices, PPM, Resource};
 use vmtide_bridge::plan::asking::Yields;
 use vmtide_bridge::plan::progress::Rates;
 use vmtide_bridge::plan::{Demand, HostState};
-use vmtide_bridge::record::{Decision, Event, Health, sentence};
+use vmtide_bridge::record::{Decision, Event, Health, LeverChange, sentence};
 
 pub(crate) fn status(status: &Status) -> String {
     let Status { version, committed_bytes, capacity_bytes, reserve_bytes, free_bytes, spike_pool_bytes, .. } = status;
@@ -156,7 +156,7 @@ pub(crate) fn list(vms: &[Vm]) -> String {
     text
 }
 
-pub(crate) fn explain(vm: &Vm, decisions: &[Decision], events: &[Event]) -> String {
+pub(crate) fn explain(vm: &Vm, decisions: &[Decision], levers: &[LeverChange], events: &[Event]) -> String {
     let mut text = format!(
         "{} is {}, has {} (asked for: {}), limits {}.\n{}{}\n{}\n{}\nP = R / T over the last minute: {}.\n{}{}{}{}{}",
         vm.name,
@@ -185,9 +185,20 @@ pub(crate) fn explain(vm: &Vm, decisions: &[Decision], events: &[Event]) -> Stri
         let told = format!("\n{}  #{}\n  {}\n", time(decision.at_unix_ms), decision.id, sentence(decision));
         (decision.at_unix_ms, told)
     });
-    let happened = events.iter().map(|happened| (happened.at_unix_ms, format!("\n{}", event(happened))));
+    let changed = levers.iter().map(|change| {
+        let told = format!("\n{}  {}\n  {}\n", time(change.at_unix_ms), change.title(), change.sentence());
+        (change.at_unix_ms, told)
+    });
+    // What is told of a change here is not told as an event once more.
+    let is_told = |event: &&Event| {
+        levers.iter().any(|change| (change.at_unix_ms, &change.reason) == (event.at_unix_ms, &event.message))
+    };
+    let happened = events
+        .iter()
+        .filter(|event| !is_told(event))
+        .map(|happened| (happened.at_unix_ms, format!("\n{}", event(happened))));
     // An event before a decision of the same millisecond: it may be what the decision came of.
-    let mut story: Vec<(u64, String)> = happened.chain(decided).collect();
+    let mut story: Vec<(u64, String)> = happened.chain(decided).chain(changed).collect();
     story.sort_by_key(|(at_unix_ms, _)| *at_unix_ms);
     text.extend(story.into_iter().map(|(_, told)| told));
     text

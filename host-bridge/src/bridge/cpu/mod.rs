@@ -23,12 +23,15 @@ use crate::guests::Reply;
 use crate::performance::{PPM, Resource};
 use crate::plan::Millis;
 use crate::plan::cpu::{CPU, CpuDemand, CpuHost, CpuLimits, CpuPlanner, CpuVerdict, CpuView, Vcpus};
+use crate::record::{Lever, LeverOutcome, rule_name};
 use vmtide_protocol::bridge::SetOnlineCpus;
 
 /// The request that a guest's agent has to know.
 const SET_ONLINE: &str = "set_online_cpus";
 /// How long a guest has for it: a CPU goes offline within milliseconds, unless the guest gets no CPU time itself.
 const DEADLINE_MS: u64 = 3_000;
+/// What a cgroup is given together.
+const GROUP_LEVERS: [Lever; 2] = [Lever::CpuWeight, Lever::CpuQuota];
 /// An answer that is later than this is none.
 const LOST_MS: Millis = DEADLINE_MS + 2_000;
 
@@ -102,14 +105,25 @@ impl Bridge {
         }
     }
 
+    /// Takes in that a VM's group took what it was given.
+    pub fn on_group_set(&mut self, number: usize) {
+        for lever in GROUP_LEVERS {
+            self.lever_done(number, lever);
+        }
+    }
+
     /// Takes in that a VM's group did not take a value.
     pub fn on_group_refused(&mut self, number: usize, why: &str) {
+        for lever in GROUP_LEVERS {
+            self.lever_refused(number, lever, why);
+        }
         self.say(number, format!("CPU: {why}"));
     }
 
     /// Takes in that a request could not be sent.
     pub fn on_request_unsent(&mut self, number: usize) {
         self.cpu.seats[number].asked = None;
+        self.settle_lever(number, Lever::CpusOnline, LeverOutcome::Lost);
     }
 
     pub(super) fn on_vcpus(&mut self, number: usize, vcpus: Option<Vcpus>) {
@@ -119,12 +133,16 @@ impl Bridge {
         if let (Some(before), Some(now)) = (before, vcpus)
             && before.plugged != now.plugged
         {
+            if self.vms[number].levers.open(Lever::Vcpus).is_some_and(|open| open.to == u64::from(now.plugged)) {
+                self.lever_done(number, Lever::Vcpus);
+            }
             self.note(number, format!("CPU: it has {} vCPUs, before {}", now.plugged, before.plugged));
         }
     }
 
     pub(super) fn on_vcpus_refused(&mut self, number: usize, why: &str) {
         self.cpu.seats[number].refuses_plugging(self.now.ms);
+        self.lever_refused(number, Lever::Vcpus, why);
         self.say(number, format!("CPU: {why}"));
     }
 
@@ -132,6 +150,7 @@ impl Bridge {
     pub(super) fn on_cpu_session(&mut self, number: usize) {
         let seat = &mut self.cpu.seats[number];
         (seat.online, seat.asked) = (None, None);
+        self.settle_lever(number, Lever::CpusOnline, LeverOutcome::Lost);
     }
 
     pub(super) fn on_online_report(&mut self, number: usize, online_cpus: u64) {
@@ -142,8 +161,14 @@ impl Bridge {
     pub(super) fn on_online_reply(&mut self, number: usize, reply: &Reply) -> bool {
         let Some(told) = self.cpu.seats[number].answers(self.now.ms, reply) else { return false };
         match told {
-            Ok(message) => self.note(number, message),
-            Err(message) => self.say(number, message),
+            Ok(message) => {
+                self.lever_done(number, Lever::CpusOnline);
+                self.note(number, message);
+            }
+            Err(message) => {
+                self.lever_refused(number, Lever::CpusOnline, &message);
+                self.say(number, message);
+            }
         }
         true
     }
@@ -156,6 +181,9 @@ impl Bridge {
     /// The VM is gone.
     pub(super) fn forget_cpu(&mut self, number: usize) {
         self.cpu.seats[number] = CpuSeat::default();
+        for lever in [Lever::CpuWeight, Lever::CpuQuota, Lever::CpusOnline, Lever::Vcpus] {
+            self.settle_lever(number, lever, LeverOutcome::Lost);
+        }
     }
 
     fn plan_cpu(&mut self) {
@@ -165,6 +193,7 @@ impl Bridge {
         let now_ms = self.now.ms;
         for number in 0..self.vms.len() {
             if self.cpu.seats[number].gives_up(now_ms, LOST_MS) {
+                self.lever_refused(number, Lever::CpusOnline, "its guest did not answer");
                 self.say(number, "CPU: its guest did not answer a request for other CPUs".to_owned());
             }
         }
@@ -180,7 +209,7 @@ impl Bridge {
                 continue;
             }
             for moved in moves(seat, &views[number], &verdict) {
-                self.lease_change(number, &moved);
+                self.decide(number, &moved);
             }
             let seat = &mut self.cpu.seats[number];
             let wanted = (verdict.weight_shares, verdict.quota_millicpus);
@@ -313,26 +342,26 @@ impl Bridge {
 
 /// What this verdict asks for that was not asked before.
 fn moves(seat: &CpuSeat, view: &CpuView, verdict: &CpuVerdict) -> Vec<Moved> {
-    let change = |unit, from, to, reason| Moved { resource: Resource::Cpu, unit, from, to, reason };
+    let change = |lever, from, to, reason| Moved { lever, from, to, rule: rule_name(&verdict.rule), reason };
     let mut asked = Vec::new();
     let wanted = (verdict.weight_shares, verdict.quota_millicpus);
     let before = seat.set.unwrap_or((view.limits.shares, None));
     if seat.group.is_some() {
         let reason = || words::cpu_time(wanted, view.limits.shares, Some(before));
         if wanted.0 != before.0 {
-            asked.push(change("shares", u64::from(before.0), u64::from(wanted.0), reason()));
+            asked.push(change(Lever::CpuWeight, u64::from(before.0), u64::from(wanted.0), reason()));
         }
         if wanted.1 != before.1 {
-            asked.push(change("millicpus", before.1.unwrap_or(0), wanted.1.unwrap_or(0), reason()));
+            asked.push(change(Lever::CpuQuota, before.1.unwrap_or(0), wanted.1.unwrap_or(0), reason()));
         }
     }
     let why = || format!("CPU: {}", words::why(verdict, seat.online, view));
     if let Some(online) = verdict.online {
-        asked.push(change("vcpus_online", u64::from(seat.online.unwrap_or(0)), u64::from(online), why()));
+        asked.push(change(Lever::CpusOnline, u64::from(seat.online.unwrap_or(0)), u64::from(online), why()));
     }
     if let Some(vcpus) = verdict.plugged {
         let plugged = seat.vcpus.map_or(0, |vcpus| vcpus.plugged);
-        asked.push(change("vcpus", u64::from(plugged), u64::from(vcpus), why()));
+        asked.push(change(Lever::Vcpus, u64::from(plugged), u64::from(vcpus), why()));
     }
     asked
 }
