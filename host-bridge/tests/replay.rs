@@ -127,6 +127,8 @@ fn changes_of_cpu_time_and_disks_are_told_with_what_came_of_them() {
     assert!(report.text().contains(text), "{}", report.text());
 
     let path = told.path().to_str().unwrap();
+    let json: serde_json::Value = serde_json::from_slice(&vmtide(&["replay", path, "--json"]).stdout).unwrap();
+    assert_eq!(json["levers"]["vm-00003"]["io_rate"], serde_json::json!({ "changes": 2, "refused": 0 }));
     let output = vmtide(&["replay", path, "--levers"]);
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let expected = "2027-01-15T08:00:00.000Z  vm-00003  rate of the disks none to 1 MiB/s\n  others wait (rule: over_share). Done after 12 ms.\n\

@@ -45,6 +45,18 @@ async fn a_disk_is_held_and_an_operators_limit_comes_back_also_after_a_kill() ->
     Ok(())
 }
 
+#[tokio::test]
+async fn a_vm_without_a_disk_has_nothing_to_hold() -> Result<()> {
+    let vm = Lab::ready()?.launch(VmConfig::new("diskless", Kernel::V6_12).memory_mib(256)).await?;
+    let mut qemu = Qemu::connect(&vm.bridge_qmp()).await?;
+    assert_eq!(qemu.io().await?.disks, 0);
+    for throttle in [THROTTLE, None] {
+        let held = qemu.hold_io(throttle).await?;
+        assert_eq!((held.disks, held.changed, held.left), (0, 0, vec![]));
+    }
+    Ok(())
+}
+
 const GROUP: &str = "/sys/fs/cgroup/vms/a";
 
 #[tokio::test]

@@ -149,3 +149,26 @@ fn an_operator_asks_whom_the_bridge_would_not_but_one_at_a_time_and_nobody_witho
     assert_eq!((trim.state, trim.detail.as_deref(), trim.is_over), (TrimState::Refused, Some("cannot: no"), true));
     Control::trim(&mut bridge, "b").unwrap();
 }
+
+#[test]
+fn a_pool_that_cannot_be_read_is_said_once_and_nobody_is_asked_for_it() {
+    let mut bridge = Bridge::with_images(50);
+    let unread =
+        |why: &str| [A, B].map(|vm| Image { vm, path: format!("/images/{vm}").into(), pool: Err(why.to_owned()) });
+    for _ in 0..3 {
+        bridge.on_images(1_000, &unread("Input/output error"));
+    }
+    assert_eq!(bridge.told("the room that its image has left cannot be watched: /images/0: Input/output error"), 1);
+    assert!(Control::status(&bridge).pools.is_empty());
+    assert_eq!(bridge.trims(1..60, false), []);
+    bridge.on_images(60_000, &unread("Stale file handle"));
+    assert_eq!(bridge.told("Stale file handle"), 2, "another reason, of each VM");
+
+    // Numbers that no file system has.
+    for (total_bytes, available_bytes) in [(u64::MAX, u64::MAX), (1, u64::MAX), (u64::MAX, 0)] {
+        let space = PoolSpace { device: POOL, total_bytes, available_bytes };
+        let image = |vm| Image { vm, path: "/images/x".into(), pool: Ok(space) };
+        bridge.on_images(61_000, &[image(A), image(B)]);
+        assert_eq!(Control::status(&bridge).pools[0].is_low, available_bytes == 0, "{space:?}");
+    }
+}

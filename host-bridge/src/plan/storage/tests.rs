@@ -214,6 +214,30 @@ fn a_maximum_holds_although_nobody_waits_and_while_planning_is_paused() {
     assert!(held_mib(&verdicts[0]) == Some(20) && verdicts[1].share >= 39 * MIB, "{verdicts:?}");
 }
 
+#[test]
+fn no_number_of_the_policy_holds_anybody_to_nothing() {
+    let view = |mib: u64| IoView {
+        limits: shares(1000),
+        done: IoUse { bytes_per_s: mib * MIB, ops_per_s: 500, latency_us: Some(900_000) },
+        is_ready: true,
+        is_paused: false,
+    };
+    for (io_floor_bytes_per_s, io_latency_ms) in [(0, 0), (0, 20), (u64::MAX, 0), (u64::MAX, u64::MAX)] {
+        let policy = Policy { io_latency_ms, io_floor_bytes_per_s, ..Policy::default() };
+        let mut planner = IoPlanner::new(2);
+        let mut held = 0;
+        for second in 0..100 {
+            for throttle in
+                planner.plan(second * 1000, true, &[view(100), view(1)], &policy).iter().filter_map(|v| v.throttle)
+            {
+                assert!(throttle.bytes_per_s > 0 && throttle.ops_per_s > 0, "0 would be no limit");
+                held += 1;
+            }
+        }
+        assert_eq!(held > 0, io_floor_bytes_per_s == 0, "nobody is above a floor without end");
+    }
+}
+
 fn views() -> impl Strategy<Value = Vec<IoView>> {
     let number = || prop_oneof![Just(0), Just(u64::MAX), 0..200 * MIB];
     let limits = (any::<u32>(), number(), proptest::option::of(number()));

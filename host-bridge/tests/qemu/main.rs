@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test stops at its first surprise")]
 
+mod disks;
+
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -12,11 +14,10 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
-use vmtide_bridge::hypervisor::driver::{Driver, Sighting, release};
+use vmtide_bridge::hypervisor::driver::{Driver, Sighting};
 use vmtide_bridge::hypervisor::qemu::Qemu;
 use vmtide_bridge::hypervisor::qemu::qmp::Qmp;
 use vmtide_bridge::hypervisor::{Error, Machine, MachineState};
-use vmtide_bridge::plan::storage::Throttle;
 
 const MIB: u64 = 1 << 20;
 const RAM: u64 = 768 * MIB;
@@ -47,6 +48,10 @@ struct Manner {
     disks: BTreeMap<String, Value>,
     /// Of this disk no throttle is taken.
     refuses_disk: Option<String>,
+    /// What `query-blockstats` says.
+    block_stats: Value,
+    /// Devices without a block backend.
+    empty_drives: Vec<&'static str>,
 }
 
 /// A device as large as boot memory, and the guest's driver for it.
@@ -172,10 +177,15 @@ fn answer(manner: &mut Manner, request: &Value) -> Value {
                 .for_each(|slot| *slot = None);
             json!({})
         }
-        "query-block" => manner.disks.iter().map(|(id, has)| json!({ "qdev": id, "inserted": has })).collect(),
+        "query-block" => {
+            let disks = manner.disks.iter().map(|(id, has)| json!({ "qdev": id, "inserted": has }));
+            disks.chain(manner.empty_drives.iter().map(|id| json!({ "qdev": id }))).collect()
+        }
+        "query-blockstats" => manner.block_stats.clone(),
         "block_set_io_throttle" => {
             let mut set = request["arguments"].clone();
             let id = set["id"].as_str().unwrap().to_owned();
+            assert!(!manner.empty_drives.contains(&id.as_str()), "QEMU has nothing to throttle there");
             if manner.refuses_disk.as_ref() == Some(&id) {
                 return json!({ "error": { "class": "GenericError", "desc": "not this one" } });
             }
@@ -384,62 +394,6 @@ async fn a_monitor_without_socket_is_absent_and_found_when_it_comes() {
     assert!(matches!(next(&mut sightings).await, Sighting::Absent(_)));
     let _fake = FakeQemu::start(folder.path());
     until(&mut sightings, |sighting| matches!(sighting, Sighting::Attached(_))).await;
-}
-
-const NONE: [(&str, u64); 6] = [("bps", 0), ("bps_rd", 0), ("bps_wr", 0), ("iops", 0), ("iops_rd", 0), ("iops_wr", 0)];
-
-fn disk(iops: u64, group: Option<&str>) -> Value {
-    let mut disk: Value = NONE.into_iter().map(|(name, value)| (name.to_owned(), json!(value))).collect();
-    disk["iops"] = iops.into();
-    if let Some(group) = group {
-        disk["group"] = group.into();
-    }
-    disk
-}
-
-#[tokio::test]
-async fn disks_are_held_all_or_none_and_let_go_as_they_were() {
-    let folder = tempfile::tempdir().unwrap();
-    let fake = FakeQemu::start(folder.path());
-    let before = BTreeMap::from([("a".to_owned(), disk(0, None)), ("b".to_owned(), disk(500, Some("theirs")))]);
-    fake.with(|manner| manner.disks.clone_from(&before));
-    let mut qemu = Qemu::connect(&fake.path).await.unwrap();
-    let throttle = Some(Throttle { bytes_per_s: MIB, ops_per_s: 64 });
-
-    fake.with(|manner| manner.refuses_disk = Some("b".to_owned()));
-    let error = qemu.hold_io(throttle).await.unwrap_err();
-    assert!(matches!(&error, Error::Refused { .. }) && error.to_string().contains("not this one"), "{error}");
-    assert_eq!(fake.with(|manner| manner.disks.clone()), before, "nothing half done");
-
-    fake.with(|manner| manner.refuses_disk = None);
-    let held = qemu.hold_io(throttle).await.unwrap();
-    assert_eq!((held.disks, held.changed), (2, 2));
-    let limits = fake.with(|manner| manner.disks.values().map(|disk| disk["iops"].clone()).collect::<Vec<_>>());
-    assert_eq!(limits, [64, 64]);
-}
-
-#[tokio::test]
-async fn a_bridge_that_comes_lets_go_what_one_that_was_killed_held() {
-    let folder = tempfile::tempdir().unwrap();
-    let fake = FakeQemu::start(folder.path());
-    let before = BTreeMap::from([("a".to_owned(), disk(0, None)), ("b".to_owned(), disk(500, Some("theirs")))]);
-    fake.with(|manner| manner.disks.clone_from(&before));
-    let (driver, mut sightings) = drive(&fake.path);
-    let throttle = Some(Throttle { bytes_per_s: MIB, ops_per_s: 64 });
-    driver.set_throttle(throttle);
-    until(&mut sightings, |seen| matches!(seen, Sighting::Throttled { throttle: Some(_), .. })).await;
-    drop((driver, sightings));
-
-    let (driver, mut sightings) = drive(&fake.path);
-    until(&mut sightings, |seen| matches!(seen, Sighting::Throttled { throttle: None, .. })).await;
-    assert_eq!(fake.with(|manner| manner.disks.clone()), before);
-
-    // And one that stops in peace does so itself.
-    driver.set_throttle(throttle);
-    until(&mut sightings, |seen| matches!(seen, Sighting::Throttled { throttle: Some(_), .. })).await;
-    assert_ne!(fake.with(|manner| manner.disks.clone()), before);
-    release(&mut [driver]).await;
-    assert_eq!(fake.with(|manner| manner.disks.clone()), before);
 }
 
 #[tokio::test]
