@@ -1,5 +1,6 @@
 //! The control API from the other side: what `vmtide` and the lab use.
 
+use super::metrics::Format;
 use super::optimize::{Progress, Wish};
 use super::trims::Trim;
 use super::types::{Change, Refusal, Status, Vm};
@@ -161,14 +162,28 @@ impl Client {
         self.request(Method::DELETE, &format!("/v1/optimize/{id}"), None).await
     }
 
+    /// All of it as metrics, in this format.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn metrics(&self, format: Format) -> Result<String, Error> {
+        let page = self.fetch(Method::GET, "/metrics", format.content_type(), None).await?;
+        String::from_utf8(page.into()).map_err(|error| self.broken(&error))
+    }
+
     async fn request<T: DeserializeOwned>(&self, method: Method, uri: &str, body: Option<String>) -> Result<T, Error> {
-        match tokio::time::timeout(TIMEOUT, self.exchange(method, uri, body)).await {
+        let answer = self.fetch(method, uri, "application/json", body).await?;
+        serde_json::from_slice(&answer).map_err(|error| self.broken(&error))
+    }
+
+    async fn fetch(&self, method: Method, uri: &str, accept: &str, body: Option<String>) -> Result<Bytes, Error> {
+        match tokio::time::timeout(TIMEOUT, self.exchange(method, uri, accept, body)).await {
             Ok(answer) => answer,
             Err(_) => Err(self.broken(&format!("no answer within {} s", TIMEOUT.as_secs()))),
         }
     }
 
-    async fn exchange<T: DeserializeOwned>(&self, method: Method, uri: &str, body: Option<String>) -> Result<T, Error> {
+    async fn exchange(&self, method: Method, uri: &str, accept: &str, body: Option<String>) -> Result<Bytes, Error> {
         let connected = UnixStream::connect(&self.path).await;
         let stream = connected.map_err(|source| Error::Connect { path: self.path.clone(), source })?;
         let (mut sender, connection) =
@@ -178,6 +193,7 @@ impl Client {
             .method(method)
             .uri(uri)
             .header(header::HOST, "vmtide")
+            .header(header::ACCEPT, accept)
             .header(header::CONTENT_TYPE, "application/json")
             .body(Full::new(Bytes::from(body.unwrap_or_default())))
             .map_err(|error| self.broken(&error))?;
@@ -185,7 +201,7 @@ impl Client {
         let status = response.status();
         let body = response.into_body().collect().await.map_err(|error| self.broken(&error))?.to_bytes();
         if status.is_success() {
-            return serde_json::from_slice(&body).map_err(|error| self.broken(&error));
+            return Ok(body);
         }
         match serde_json::from_slice::<Refusal>(&body) {
             Ok(refusal) => Err(Error::Refused(refusal)),

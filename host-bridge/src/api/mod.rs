@@ -1,4 +1,4 @@
-//! The control API: JSON over HTTP/1.1 on a unix socket.
+//! The control API: JSON over HTTP/1.1 on a unix socket, and metrics as text.
 //!
 //! ```text
 //! vmtide --HTTP--> server --a closure--> bridge loop --its answer--> server --JSON--> vmtide
@@ -8,6 +8,8 @@
 //! who can open it can steer the host's VMs.
 
 pub mod client;
+pub mod counts;
+pub mod metrics;
 pub mod optimize;
 pub mod server;
 pub mod trims;

@@ -1,12 +1,14 @@
 //! HTTP in, calls to the bridge loop out.
 
+use super::metrics::{self, Format};
 use super::optimize::Wish;
 use super::types::{Change, Refusal};
 use super::{Call, Control};
 use crate::socket::{self, Claim};
 use axum::extract::{FromRequestParts, Path, Query, State, rejection::JsonRejection};
-use axum::http::StatusCode;
+use axum::http::header::{ACCEPT, CONTENT_TYPE};
 use axum::http::request::Parts;
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -86,7 +88,8 @@ impl Server {
             .route("/v1/events", get(events))
             .route("/v1/pause", post(async |calls, query| pause(calls, query, true).await))
             .route("/v1/resume", post(async |calls, query| pause(calls, query, false).await))
-            .fallback(async || refuse(StatusCode::NOT_FOUND, "no such resource; all begin with /v1/"))
+            .route("/metrics", get(metrics))
+            .fallback(async || refuse(StatusCode::NOT_FOUND, "no such resource; all but /metrics begin with /v1/"))
             .method_not_allowed_fallback(async || {
                 refuse(StatusCode::METHOD_NOT_ALLOWED, "the resource does not have this method")
             })
@@ -201,10 +204,30 @@ async fn pause(State(calls): State<Calls>, Asked(Query(query)): Asked<Query<Paus
     ask(calls, move |control| control.pause(query.vm.as_deref(), paused)).await
 }
 
+async fn metrics(State(calls): State<Calls>, headers: HeaderMap) -> Response {
+    let accept = headers.get(ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
+    let format = Format::accepted(accept);
+    match answer(calls, |control| Ok((control.status(), control.vms()))).await {
+        Ok((status, vms)) => {
+            ([(CONTENT_TYPE, format.content_type())], metrics::render(format, &status, &vms)).into_response()
+        }
+        Err(refused) => refused,
+    }
+}
+
 /// Runs `question` in the bridge loop and gives its answer as JSON.
 async fn ask<T, Q>(calls: Calls, question: Q) -> Response
 where
     T: Serialize + Send + 'static,
+    Q: FnOnce(&mut dyn Control) -> Result<T, Refusal> + Send + 'static,
+{
+    answer(calls, question).await.map_or_else(|refused| refused, |value| Json(value).into_response())
+}
+
+/// Runs `question` in the bridge loop; what it refuses is a response already.
+async fn answer<T, Q>(calls: Calls, question: Q) -> Result<T, Response>
+where
+    T: Send + 'static,
     Q: FnOnce(&mut dyn Control) -> Result<T, Refusal> + Send + 'static,
 {
     let (answer, answered) = oneshot::channel();
@@ -213,15 +236,15 @@ where
         let _ = answer.send(question(control));
     });
     if calls.send(call).await.is_err() {
-        return refuse(StatusCode::SERVICE_UNAVAILABLE, "the bridge is stopping");
+        return Err(refuse(StatusCode::SERVICE_UNAVAILABLE, "the bridge is stopping"));
     }
     match answered.await {
-        Ok(Ok(value)) => Json(value).into_response(),
+        Ok(Ok(value)) => Ok(value),
         Ok(Err(refusal)) => {
             let status = if refusal.not_found { StatusCode::NOT_FOUND } else { StatusCode::BAD_REQUEST };
-            (status, Json(refusal)).into_response()
+            Err((status, Json(refusal)).into_response())
         }
-        Err(_) => refuse(StatusCode::SERVICE_UNAVAILABLE, "the bridge is stopping"),
+        Err(_) => Err(refuse(StatusCode::SERVICE_UNAVAILABLE, "the bridge is stopping")),
     }
 }
 

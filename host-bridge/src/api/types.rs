@@ -1,5 +1,6 @@
 //! What the control API speaks; the server writes these, the client reads them.
 
+use super::counts::Counts;
 use super::trims::{Pool, Trim};
 use crate::guests::GuestSummary;
 use crate::hypervisor::Makeup;
@@ -36,6 +37,9 @@ pub struct Status {
     pub state: Option<HostState>,
     /// What the host is short of, as its guests are told.
     pub short_of: Host,
+    /// The share of time in which all of the host's tasks waited for memory, thousandths; 0 for a slice of a host.
+    #[serde(default)]
+    pub memory_stall_permille: u32,
     /// The average share of time lost for want of CPU that [`Status::short_of`] goes by, thousandths.
     pub cpu_stall_permille: u32,
     /// The same of block I/O.
@@ -134,6 +138,9 @@ pub struct Vm {
     /// What an operator set for its disks, and what holds them.
     #[serde(default)]
     pub disks: Disks,
+    /// What happened to it so far.
+    #[serde(default)]
+    pub counts: Counts,
     /// What its agent said.
     pub agent: GuestSummary,
     /// What it was asked to yield, and how it kept its word.

@@ -3,6 +3,7 @@
 use super::state::Bridge;
 use super::vm::{Hypervisor, Vm};
 use crate::api::Control;
+use crate::api::counts::Counts;
 use crate::api::optimize::{Progress, Wish};
 use crate::api::trims::Trim;
 use crate::api::types::{self, Change, Refusal, Status};
@@ -54,11 +55,22 @@ impl Bridge {
             cpu: self.describe_cpu(number),
             io: self.storage.vms[number].verdict,
             disks: self.describe_disks(number),
+            counts: self.counts(number),
             agent: self.guests.summary(number, self.now.ms),
             yields: vm.asking.summary(self.now.ms),
             contradictions: vm.doubt.summary(),
             rates: vm.history.rates(),
             trim: self.trimming.last(number),
+        }
+    }
+
+    fn counts(&self, number: usize) -> Counts {
+        let disks = self.storage.vms[number].seen().filter(|_| self.vms[number].attached().is_some());
+        Counts {
+            cpu_ms: self.cpu.total_ms(number),
+            disk_bytes: disks.map(|seen| seen.bytes),
+            disk_operations: disks.map(|seen| seen.ops),
+            ..self.vms[number].counts
         }
     }
 
@@ -89,6 +101,7 @@ impl Control for Bridge {
             spike_pool_bytes: self.spike_pool_bytes,
             state: self.standing.state(),
             short_of: self.short_of(),
+            memory_stall_permille: self.host.stall_full_permille,
             cpu_stall_permille: self.shortage.cpu().average_permille(),
             io_stall_permille: self.shortage.io().average_permille(),
             vms: self.vms.iter().filter(|vm| !vm.removed).count(),

@@ -104,7 +104,8 @@ impl Groups {
             let elapsed_ms = now_ms.saturating_sub(last_ms).max(1);
             let millicpus = |now: u64, last: u64| now.saturating_sub(last).saturating_mul(1000) / elapsed_ms;
             let waited_millicpus = now.waited.zip(last.waited).map(|(now, last)| millicpus(now, last));
-            Some(CpuUse { used_millicpus: millicpus(now.used, last.used), waited_millicpus })
+            let used_millicpus = millicpus(now.used, last.used);
+            Some(CpuUse { used_millicpus, total_ms: now.used, waited_millicpus })
         };
         self.seats.iter_mut().map(used).collect()
     }

@@ -17,7 +17,8 @@ use crate::hypervisor::driver::Sighting;
 use crate::hypervisor::{Error, MachineState};
 use crate::plan::asking::Asking;
 use crate::plan::{
-    Demand, History, HostState, HostView, MIB, Millis, Planning, Policy, Shortage, Standing, Step, Verdict, VmView,
+    Demand, History, HostState, HostView, MIB, Millis, Pace, Planning, Policy, Shortage, Standing, Step, Verdict,
+    VmView,
 };
 use crate::record::{Asked, Decision, Ended, Events, Health, Outcome, Record, Tick};
 use std::collections::HashMap;
@@ -246,6 +247,8 @@ impl Bridge {
             // Moved by nobody here: by the guest when it ran out, by its reboot, or by another hand.
             None if state.allocation_bytes > before.allocation_bytes.max(target_bytes) => {
                 let more = Bytes(state.allocation_bytes - target_bytes);
+                // One that goes on from look to look is one.
+                vm.counts.balloon_rescues += u64::from(before.allocation_bytes <= target_bytes);
                 message = Some(format!("its balloon gave {more} back without being asked"));
                 self.tell(number);
             }
@@ -424,6 +427,7 @@ impl Bridge {
         self.settle(number, Outcome::Superseded { reached_bytes: allocation_bytes });
         let vm = &mut self.vms[number];
         vm.target_bytes = step.to_bytes;
+        vm.counts.balloon_stalls += u64::from(step.pace == Pace::GiveBack);
         vm.history = vm.history.after_step(self.now.ms, &step);
         vm.moving_since = Some(self.now.ms);
         if step.to_bytes > allocation_bytes {
@@ -455,6 +459,7 @@ impl Bridge {
         let vm = &mut self.vms[number];
         let lasted_ms = vm.moving_since.map(|since| self.now.ms.saturating_sub(since));
         let Some(decision) = vm.decisions.settle(outcome) else { return };
+        vm.counts.ended(&decision.outcome);
         if decision.step.to_bytes == vm.target_bytes
             && let Some((direction, bytes, ms)) = moved(decision, lasted_ms)
         {

@@ -119,7 +119,12 @@ impl Window {
 impl Disks {
     /// The images that are files, as last seen.
     pub(super) fn images(&self) -> &[PathBuf] {
-        self.seen.last().map_or(&[], |seen| &seen.images)
+        self.seen().map_or(&[], |seen| &seen.images)
+    }
+
+    /// What they did since their QEMU started, as last seen.
+    pub(super) fn seen(&self) -> Option<&IoSeen> {
+        self.seen.last()
     }
 
     pub(super) fn done(&self, now_ms: Millis) -> IoUse {

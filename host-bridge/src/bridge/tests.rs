@@ -491,6 +491,7 @@ fn hyper_v_goes_by_what_a_guest_has_committed() {
     assert_eq!(bridge.time(1_000).targets(), [(A, 420)]);
 }
 
+mod counts;
 mod cpu;
 mod doubt;
 mod hints;

@@ -2,6 +2,7 @@
 
 use super::doubt::Doubt;
 use super::reaction::Waiting;
+use crate::api::counts::Counts;
 use crate::api::types::VmState;
 use crate::config::VmConfig;
 use crate::hypervisor::MachineState;
@@ -47,6 +48,8 @@ pub(super) struct Vm {
     pub verdict: Option<Verdict>,
     pub decisions: Decisions,
     pub levers: LeverChanges,
+    /// But for what its process and its QEMU count.
+    pub counts: Counts,
     pub meter: Meter,
 }
 
@@ -68,6 +71,7 @@ impl Vm {
             verdict: None,
             decisions: Decisions::default(),
             levers: LeverChanges::default(),
+            counts: Counts::default(),
             meter: Meter::default(),
         }
     }

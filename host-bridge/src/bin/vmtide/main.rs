@@ -4,6 +4,7 @@
 mod doctor;
 mod host;
 mod init;
+mod metrics;
 mod offline;
 mod optimize;
 #[cfg(test)]
@@ -83,6 +84,8 @@ enum Command {
         /// Its name.
         vm: String,
     },
+    /// All of it for a monitoring system: OpenMetrics, or a file for node_exporter.
+    Metrics(metrics::Metrics),
     /// What happened.
     Events {
         /// Wait for more, also while the bridge restarts.
@@ -238,6 +241,7 @@ async fn run(cli: &Cli) -> Result<(), Failure> {
             }
             Ok(())
         }
+        Command::Metrics(metrics) => metrics.run(&client, &mut out, cli.json).await,
         Command::Replay(replay) => replay.run(&mut out, cli.json),
         Command::Simulate(simulate) => simulate.run(&mut out, cli.json),
         Command::Tuning(tuning) => tuning.run(&mut out).await,

@@ -40,6 +40,8 @@ const LOST_MS: Millis = DEADLINE_MS + 2_000;
 pub struct CpuUse {
     /// It ran.
     pub used_millicpus: u64,
+    /// How long it ran since it began, milliseconds.
+    pub total_ms: u64,
     /// Its threads were ready to run and waited; `None` where the kernel does not tell.
     pub waited_millicpus: Option<u64>,
 }
@@ -69,6 +71,10 @@ impl CpuBoard {
     pub(super) fn used_millicpus(&self, number: usize) -> Option<u64> {
         self.seats[number].used_millicpus
     }
+
+    pub(super) fn total_ms(&self, number: usize) -> Option<u64> {
+        self.seats[number].total_ms
+    }
 }
 
 impl Bridge {
@@ -77,6 +83,7 @@ impl Bridge {
         self.cpu.host_cpus = host_cpus;
         for (seat, used) in self.cpu.seats.iter_mut().zip(used) {
             seat.used_millicpus = used.map(|used| used.used_millicpus);
+            seat.total_ms = used.map(|used| used.total_ms);
             seat.waited_millicpus = used.and_then(|used| used.waited_millicpus);
         }
         self.note_usage();

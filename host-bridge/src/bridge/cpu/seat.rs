@@ -20,6 +20,7 @@ const MOST_SAID: usize = 16;
 pub(in crate::bridge) struct CpuSeat {
     pub(super) vcpus: Option<Vcpus>,
     pub(super) used_millicpus: Option<u64>,
+    pub(super) total_ms: Option<u64>,
     pub(super) waited_millicpus: Option<u64>,
     pub(super) online: Option<u32>,
     pub(super) asked: Option<Asked>,

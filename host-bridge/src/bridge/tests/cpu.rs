@@ -199,7 +199,7 @@ fn an_operator_sets_limits_of_cpu_time_and_a_wrong_one_changes_nothing() {
 fn the_most_of_each_minute_is_recorded_with_the_next_plan() {
     let mut bridge = Bridge::of_four_vcpus();
     bridge.keep_records();
-    let using = |used_millicpus| [Some(CpuUse { used_millicpus, waited_millicpus: None }), None];
+    let using = |used_millicpus| [Some(CpuUse { used_millicpus, ..CpuUse::default() }), None];
     for second in 1..=62 {
         bridge.time(second * 1_000).on_cpu(2, &using(if second == 30 { 1_900 } else { 100 }));
         bridge.plan();

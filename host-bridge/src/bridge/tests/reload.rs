@@ -44,7 +44,7 @@ fn a_new_vm_gets_a_number_of_its_own_and_is_planned_for() {
     assert_eq!((names(&bridge), bridge.status().vms), (["a", "b", "c"].map(String::from).to_vec(), 3));
     bridge.on_sighting(2, Sighting::Attached(state(300)));
     bridge.at(now(1_000)).plan();
-    bridge.on_cpu(4, &[None, None, Some(CpuUse { used_millicpus: 30, waited_millicpus: None })]);
+    bridge.on_cpu(4, &[None, None, Some(CpuUse { used_millicpus: 30, ..CpuUse::default() })]);
     bridge.plan_storage();
     let c = bridge.vm("c").unwrap();
     assert_eq!(c.allocation_bytes, 300 * MIB);
