@@ -40,8 +40,17 @@ async fn cpus_go_offline_but_for_those_that_are_needed_and_come_back_whatever_en
 }
 
 #[tokio::test]
-async fn a_vcpu_is_plugged_in_used_and_taken_out_again() -> Result<()> {
-    let vm = Lab::ready()?.launch(VmConfig::new("plug", Kernel::V6_1).memory_mib(256).vcpu_slots(4)).await?;
+async fn kernel_6_1_has_a_vcpu_plugged_in_uses_it_and_lets_go_of_it() -> Result<()> {
+    a_vcpu_is_plugged_in_used_and_taken_out_again(Kernel::V6_1).await
+}
+
+#[tokio::test]
+async fn kernel_6_12_has_a_vcpu_plugged_in_uses_it_and_lets_go_of_it() -> Result<()> {
+    a_vcpu_is_plugged_in_used_and_taken_out_again(Kernel::V6_12).await
+}
+
+async fn a_vcpu_is_plugged_in_used_and_taken_out_again(kernel: Kernel) -> Result<()> {
+    let vm = Lab::ready()?.launch(VmConfig::new("plug", kernel).memory_mib(256).vcpu_slots(4)).await?;
     let mut session = Session::with(&vm).await?;
     let mut qemu = Qemu::connect(&vm.bridge_qmp()).await?;
     let before = qemu.vcpus().await?.context("q35 has hotplug")?;

@@ -107,7 +107,7 @@ fn without_hotplug(qmp: &Qmp) -> Error {
 mod tests {
     use super::*;
 
-    /// As q35 answers with `-smp 1,maxcpus=4`, one plugged in.
+    /// As q35 answers with `-smp 1,maxcpus=4,sockets=4,cores=1,threads=1`, one plugged in.
     fn answer() -> Value {
         let slot = |socket: u32, path: Option<&str>| {
             let mut slot = json!({ "type": "qemu64-x86_64-cpu", "vcpus-count": 1,
