@@ -1,7 +1,7 @@
 //! The loop: look, estimate, tell the bridge, sleep until it is time or something happens.
 //!
 //! ```text
-//!            time is up, stall trigger, welcome, host hints
+//!            time is up, stall triggers, welcome, host hints
 //!   +-------------------------------------------------------+
 //!   v                                                       |
 //! look -> demand -> report, urgent or nothing -> tune -> sleep <-> allocation, status asked, revert asked
@@ -12,6 +12,7 @@
 //!
 //! The link has a task of its own, so that neither a slow bridge nor none holds up the looking.
 
+use crate::alarm::CpuAlarm;
 use crate::config::Config;
 use crate::cooperate::{Onliner, Trimmer, Yielder};
 use crate::demand::{Mode, Pace, Schedule, interval_ms};
@@ -111,6 +112,7 @@ struct Agent {
     started: Instant,
     observer: Observer,
     trigger: StallTrigger,
+    alarm: CpuAlarm,
     pace: Pace,
     schedule: Schedule,
     tuner: Tuner,
@@ -166,6 +168,7 @@ pub async fn run(
         started: Instant::now(),
         observer,
         trigger,
+        alarm: CpuAlarm::new(root),
         pace: Pace::default(),
         schedule: Schedule::default(),
         tuner,
@@ -206,7 +209,7 @@ pub async fn run(
 fn senses(config: &Config, root: &Path) -> Result<(Observer, StallTrigger, Option<StatusSocket>), AgentError> {
     let mut observer = Observer::open(root, config.grant_ms)?;
     observer.sense_working_set(Sampler::new(root, config.working_set.source));
-    let trigger = StallTrigger::register(root).unwrap_or_else(|error| {
+    let trigger = StallTrigger::memory(root).unwrap_or_else(|error| {
         warn!("no PSI trigger: {error}; a stall is seen at the next look");
         StallTrigger::absent()
     });
@@ -244,6 +247,10 @@ impl Agent {
                 tokio::select! {
                     () = sleep_until(wake) => resting = false,
                     () = self.trigger.fired() => resting = false,
+                    () = self.alarm.fired() => {
+                        self.alarm.on_fired();
+                        resting = false;
+                    }
                     Some(news) = news.recv() => {
                         self.report_standing(&news, supervisor);
                         resting = !self.hear(news, helpers);
@@ -271,7 +278,7 @@ impl Agent {
         let maximum_bytes = self.allocation.map(|allocation| allocation.maximum_bytes);
         // A demand for CPU that is gone is to be told as soon as it was there.
         let mode = self.reporting();
-        let rest_ms = interval_ms(mode, self.intervals);
+        let rest_ms = if self.alarm.is_due(now_ms) { 0 } else { interval_ms(mode, self.intervals) };
         let seen = self.observer.look(now_ms, rest_ms, maximum_bytes);
         self.looks += 1;
         let outlook = seen.outlook.as_ref();
@@ -290,7 +297,8 @@ impl Agent {
             Mode::Fast => Leisure::None,
         };
         let working_set_ms = self.observer.tend_working_set(now_ms, leisure);
-        let mut next_ms = now_ms.saturating_add(wait_ms).min(working_set_ms);
+        let alarm_ms = self.alarm.looked(now_ms, self.reporting() != Mode::Quiet).unwrap_or(u64::MAX);
+        let mut next_ms = now_ms.saturating_add(wait_ms).min(working_set_ms).min(alarm_ms);
         if self.connected {
             let mode = mode.max(self.reporting());
             if let Some(kind) = self.schedule.due(now_ms, outlook, mode, self.intervals)

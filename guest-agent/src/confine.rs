@@ -8,8 +8,8 @@ use std::path::Path;
 use vmtide_tuning::Catalogue;
 use vmtide_tuning::confine::{self, ConfineError, Confined, files_of};
 
-/// The stall trigger is written there.
-const PRESSURE: &str = "/proc/pressure/memory";
+/// The stall triggers are written there.
+const PRESSURE: [&str; 2] = ["/proc/pressure/memory", "/proc/pressure/cpu"];
 
 /// Confines the agent to what `config` has it write, and `also`.
 ///
@@ -20,7 +20,7 @@ pub fn confine(config: &Config, also: &[String]) -> Result<Confined, ConfineErro
         [&config.tuning.journal, &config.status_socket].map(|path| path.parent().unwrap_or(Path::new("/"))).into();
     own.dedup();
     let (catalogue, _) = Catalogue::load(&DOMAIN, &config.tuning.catalogue);
-    let mut files = vec![PRESSURE.to_owned(), RECLAIM.to_owned()];
+    let mut files: Vec<_> = PRESSURE.into_iter().chain([RECLAIM]).map(str::to_owned).collect();
     files.extend(config.working_set.source.written().iter().map(|path| (*path).to_owned()));
     files.extend(files_of(&catalogue));
     files.extend_from_slice(also);

@@ -12,6 +12,7 @@
 //! ```
 
 pub mod agent;
+mod alarm;
 pub mod config;
 pub mod confine;
 pub mod cooperate;

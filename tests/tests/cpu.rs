@@ -1,7 +1,10 @@
 //! CPU levers on real guests: CPUs that go offline and come back, vCPUs that are plugged in and out, and the cgroup lever
 //! in a guest that plays the host.
 
-use std::{fs, time::Duration};
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result};
 use vmtide_bridge::hypervisor::Machine;
@@ -9,6 +12,7 @@ use vmtide_bridge::hypervisor::qemu::Qemu;
 use vmtide_lab::cpu::{Session, online, plugged};
 use vmtide_lab::{Kernel, Lab, VmConfig, load::Progress, wait_for};
 use vmtide_protocol::agent::ReplyStatus;
+use vmtide_protocol::bridge::Intervals;
 
 const SOON: Duration = Duration::from_secs(30);
 
@@ -36,6 +40,37 @@ async fn cpus_go_offline_but_for_those_that_are_needed_and_come_back_whatever_en
     assert_eq!(online(&vm).await?, 1);
     vm.run("vmtide-agent revert --all --config /tmp/agent.toml").await?;
     assert_eq!(online(&vm).await?, 4);
+    Ok(())
+}
+
+/// It looks at its CPUs each ten minutes, so nothing else than the kernel's word makes it look at them in time.
+#[tokio::test]
+async fn a_quiet_guest_asks_at_once_when_it_begins_to_wait_for_a_cpu() -> Result<()> {
+    for kernel in [Kernel::V6_1, Kernel::V6_12] {
+        let vm = Lab::ready()?.launch(VmConfig::new("wakes", kernel).memory_mib(256)).await?;
+        let intervals = Intervals { busy_ms: 1_000, quiet_ms: 600_000 };
+        let mut session = Session::reporting_each(&vm, intervals).await?;
+        let silence = Duration::from_secs(6);
+        wait_for("the agent is quiet", 2 * SOON, async || Ok(session.report(silence).await?.is_none())).await?;
+
+        // An ordinary burst: two tasks on one CPU for a fifth of a second.
+        let spin = "timeout 0.2 sh -c 'while :; do :; done'";
+        vm.run(&format!("{spin} & {spin}; wait")).await?;
+        let woken = session.report(silence).await?;
+        assert!(woken.is_none(), "a burst is no need: {woken:?}");
+
+        let load = vm.start("load", "vmtide-load --phases cpu=3:600s").await?;
+        let began = Instant::now();
+        let report = session.report(SOON).await?.context("nothing wakes the agent")?;
+        let took = began.elapsed();
+        let cpu = report.demand.cpu.known().context("the need for CPU time is known")?;
+        let (need_millicpus, _) = cpu.need_millicpus.within(u64::MAX);
+        println!("{kernel}: told after {took:?} that {need_millicpus} millicpus are needed");
+        assert!(need_millicpus > 1_500, "{cpu:?}");
+        assert!(took < Duration::from_secs(4), "{took:?}");
+        vm.kill(load).await?;
+        wait_for("the agent is quiet again", 2 * SOON, async || Ok(session.report(silence).await?.is_none())).await?;
+    }
     Ok(())
 }
 

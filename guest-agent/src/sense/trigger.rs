@@ -1,4 +1,4 @@
-//! A PSI trigger: the kernel wakes the agent when tasks wait for memory, so that a quiet agent can sleep.
+//! PSI triggers: the kernel wakes the agent when tasks wait for memory, or for a CPU, so that a quiet agent can sleep.
 
 use super::pressure::is_absence;
 use crate::watched::watched;
@@ -7,27 +7,43 @@ use std::io::{self, Write};
 use std::path::Path;
 use tokio::io::{Interest, unix::AsyncFd};
 
-/// Over this time the kernel adds stalls up, with the privilege for a short window.
+/// Over this time the kernel adds stalls for memory up, with the privilege for a short window.
 pub const WINDOW_MS: u64 = 500;
 
 /// Stalled for 5 % of half a second; and what a process without `CAP_SYS_RESOURCE` may ask for, whose window
 /// has to be a multiple of two seconds. The NUL at the end is part of the kernel's interface.
-const TRIGGERS: [&[u8]; 2] = [b"some 25000 500000\0", b"some 100000 2000000\0"];
+const MEMORY: [&[u8]; 2] = [b"some 25000 500000\0", b"some 100000 2000000\0"];
 
-/// Tells when tasks begin to wait for memory.
+/// Waited for half a second of two: more than an ordinary burst, and half a second after work came that one CPU too few is
+/// there for. The window is one that everybody may ask for, and a long one: while tasks wait, the kernel adds up ten times in it.
+const CPU: [&[u8]; 1] = [b"some 500000 2000000\0"];
+
+/// Tells when tasks begin to wait.
 #[derive(Debug)]
 pub struct StallTrigger(Option<AsyncFd<File>>);
 
 impl StallTrigger {
-    /// Registers the trigger; a kernel without PSI gives one that never fires.
+    /// Registers the trigger for memory; a kernel without PSI gives one that never fires.
     ///
     /// # Errors
-    /// The kernel's, when it has PSI and accepts neither trigger.
-    pub fn register(root: &Path) -> io::Result<Self> {
-        let path = root.join("proc/pressure/memory");
+    /// The kernel's, when it has PSI and does not accept the trigger.
+    pub fn memory(root: &Path) -> io::Result<Self> {
+        Self::register(&root.join("proc/pressure/memory"), &MEMORY)
+    }
+
+    /// The same for CPUs.
+    ///
+    /// # Errors
+    /// As [`Self::memory`].
+    pub fn cpu(root: &Path) -> io::Result<Self> {
+        Self::register(&root.join("proc/pressure/cpu"), &CPU)
+    }
+
+    /// The first of `triggers` that the kernel accepts.
+    fn register(path: &Path, triggers: &[&[u8]]) -> io::Result<Self> {
         let mut refusal = None;
-        for trigger in TRIGGERS {
-            let registered = OpenOptions::new().read(true).write(true).open(&path).and_then(|mut file| {
+        for trigger in triggers {
+            let registered = OpenOptions::new().read(true).write(true).open(path).and_then(|mut file| {
                 file.write_all(trigger)?;
                 watched(file, Interest::PRIORITY)
             });
@@ -50,7 +66,7 @@ impl StallTrigger {
         self.0.is_some()
     }
 
-    /// Returns when tasks waited for memory; at most once per window.
+    /// Returns when tasks waited; at most once per window.
     pub async fn fired(&self) {
         let Some(fd) = &self.0 else { return std::future::pending().await };
         match fd.ready(Interest::PRIORITY).await {
@@ -68,13 +84,13 @@ mod tests {
     #[tokio::test]
     async fn a_kernel_without_psi_gives_a_silent_trigger() {
         let dir = tempfile::tempdir().unwrap();
-        let trigger = StallTrigger::register(dir.path()).unwrap();
-        assert!(!trigger.is_registered());
+        assert!(!StallTrigger::memory(dir.path()).unwrap().is_registered());
+        assert!(!StallTrigger::cpu(dir.path()).unwrap().is_registered());
     }
 
     #[tokio::test]
     async fn a_file_that_cannot_be_watched_is_an_error() {
         let dir = crate::sense::fixture::guest();
-        StallTrigger::register(dir.path()).unwrap_err();
+        StallTrigger::memory(dir.path()).unwrap_err();
     }
 }

@@ -8,7 +8,7 @@ use tokio::{
     net::UnixStream,
     time::timeout,
 };
-use vmtide_protocol::agent::Reply;
+use vmtide_protocol::agent::{Reply, Report};
 use vmtide_protocol::bridge::{Intervals, SetOnlineCpus, Welcome};
 use vmtide_protocol::{AgentMessage, BridgeMessage, PORT, decode, encode};
 
@@ -34,6 +34,14 @@ impl Session {
     /// # Errors
     /// When no agent dials, or says something else than hello.
     pub async fn with(vm: &Vm) -> Result<Self> {
+        Self::reporting_each(vm, Intervals::default()).await
+    }
+
+    /// The same, for an agent that reports as often as this.
+    ///
+    /// # Errors
+    /// As [`Self::with`].
+    pub async fn reporting_each(vm: &Vm, intervals: Intervals) -> Result<Self> {
         let listener = vm.listen(PORT)?;
         // Tunes nothing: only its CPUs are of interest.
         let agent = start_agent(vm, "[tuning]\nmode = \"observe\"\n").await?;
@@ -41,7 +49,7 @@ impl Session {
         let mut session = Self { stream: BufReader::new(stream), id: 0, capabilities: Vec::new(), agent };
         let AgentMessage::Hello(hello) = session.hears().await? else { bail!("hello comes first") };
         session.capabilities = hello.capabilities;
-        let welcome = Welcome { protocol: 1, vm: "a".into(), intervals: Intervals::default(), allocation: None };
+        let welcome = Welcome { protocol: 1, vm: "a".into(), intervals, allocation: None };
         session.says(&BridgeMessage::Welcome(welcome)).await?;
         Ok(session)
     }
@@ -61,6 +69,21 @@ impl Session {
                 return Ok((reply, asked.elapsed()));
             }
         }
+    }
+
+    /// The next report; `None` when none comes `within`.
+    ///
+    /// # Errors
+    /// When the session ends.
+    pub async fn report(&mut self, within: Duration) -> Result<Option<Report>> {
+        let next = async {
+            loop {
+                if let AgentMessage::Report(report) | AgentMessage::Urgent(report) = self.hears().await? {
+                    return Ok(report);
+                }
+            }
+        };
+        timeout(within, next).await.ok().transpose()
     }
 
     async fn says(&mut self, message: &BridgeMessage) -> Result<()> {
