@@ -1,7 +1,7 @@
 //! The shell around the VMs' cgroups: which process is which VM, what it used, and what its group was given.
 
 use super::cpu::CpuUse;
-use crate::cgroup::{Controller, Error, Group, IoCount, IoGroup};
+use crate::cgroup::{Controller, Error, Group, IoCount, IoGroup, sweep};
 use crate::hypervisor::Process;
 use crate::hypervisor::driver::Sighting;
 use crate::plan::Millis;
@@ -40,6 +40,7 @@ struct Seat {
 impl Groups {
     /// On the host below `root`, without VMs yet, with notes about what was changed in `folder`.
     pub(super) fn new(root: &Path, folder: &Path) -> Self {
+        sweep(folder);
         Self { root: root.to_owned(), folder: folder.to_owned(), seats: Vec::new() }
     }
 
@@ -73,13 +74,14 @@ impl Groups {
     /// Looks for groups that are not known yet: what was found, or why not.
     pub(super) fn find(&mut self, now_ms: Millis) -> Vec<(usize, Controller, Result<String, String>)> {
         let (root, folder) = (&self.root, &self.folder);
+        let vms: Vec<i32> = self.seats.iter().filter_map(|seat| Some(seat.process?.pid())).collect();
         let mut looked = Vec::new();
         for (vm, seat) in self.seats.iter_mut().enumerate() {
             let is_rested = seat.tried_ms.is_none_or(|tried_ms| now_ms.saturating_sub(tried_ms) >= RETRY_MS);
             let (Some(process), true) = (seat.process, is_rested) else { continue };
             seat.tried_ms = Some(now_ms);
             if seat.group.is_none() {
-                let found = Group::find(root, process.pid(), folder);
+                let found = Group::find(root, process.pid(), &vms, folder);
                 looked.push((vm, Controller::Cpu, told(&found, Group::directory)));
                 seat.group = found.ok();
             }

@@ -67,7 +67,7 @@ impl IoGroup {
     /// # Errors
     /// [`Error`]: there is no controller, or the group is not the VM's alone.
     pub fn find(root: &Path, pid: i32, folder: &Path) -> Result<Self, Error> {
-        let Place { version, directory } = find(root, pid, Controller::Io)?;
+        let Place { version, directory } = find(root, pid, Controller::Io).map_err(|refusal| refusal.error)?;
         let note = Note::of(folder, &directory);
         let mut weights = Vec::new();
         for (name, most) in WEIGHTS {

@@ -1,6 +1,6 @@
 //! The group of a process, and whether the process is alone in it.
 
-use super::{Controller, Error, Version, read};
+use super::{Controller, Error, Version, child, read};
 use std::path::{Path, PathBuf};
 
 /// A group that holds one VM alone.
@@ -10,8 +10,22 @@ pub(super) struct Place {
     pub directory: PathBuf,
 }
 
+/// Why a process has no group that holds it alone.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    pub error: Error,
+    /// The group that it is in with others, if that is all that is wrong.
+    pub shared: Option<Place>,
+}
+
+impl From<Error> for Refusal {
+    fn from(error: Error) -> Self {
+        Self { error, shared: None }
+    }
+}
+
 /// The group of process `pid` with this controller, v1's where that has it: a controller is in one hierarchy only.
-pub(super) fn find(root: &Path, pid: i32, controller: Controller) -> Result<Place, Error> {
+pub(super) fn find(root: &Path, pid: i32, controller: Controller) -> Result<Place, Refusal> {
     let text = read(&root.join(format!("proc/{pid}/cgroup")))?;
     let mounts = read(&root.join("proc/mounts"))?;
     for line in text.lines() {
@@ -33,8 +47,10 @@ pub(super) fn find(root: &Path, pid: i32, controller: Controller) -> Result<Plac
         }
         let foreign = |why: String| Error::Foreign { path: path.to_owned(), why };
         if path.split('/').any(|part| part == "..") {
-            return Err(foreign("it is outside of this cgroup namespace".to_owned()));
+            return Err(foreign("it is outside of this cgroup namespace".to_owned()).into());
         }
+        let of_process = Place { version, directory: mount.join(path.trim_start_matches('/')) };
+        let foreign = |why: String| Refusal { error: foreign(why), shared: Some(of_process) };
         if of_unit == "/" {
             return Err(foreign("it is the root group".to_owned()));
         }
@@ -46,11 +62,14 @@ pub(super) fn find(root: &Path, pid: i32, controller: Controller) -> Result<Plac
         }
         return Ok(Place { version, directory });
     }
-    Err(Error::NoController(controller))
+    Err(Error::NoController(controller).into())
 }
 
 /// libvirt puts a VM's threads into groups below the scope of the VM: the scope is what weighs against others.
 fn unit(path: &str) -> &str {
+    if child::is_own(Path::new(path)) {
+        return path;
+    }
     let mut end = 0;
     for part in path.split('/') {
         end += part.len();
@@ -99,8 +118,13 @@ fn other_than(root: &Path, directory: &Path, pid: i32) -> Option<i32> {
 const HELPERS: [&str; 5] = ["qemu-storage-da", "vhost-device-", "vhost-user-", "virtiofsd", "swtpm"];
 
 /// Whether a process in the group of a VM is there for it: a vhost-user backend or another helper, which libvirt puts into the
-/// VM's scope. Before Linux 6.4 the kernel's worker for its virtio devices is a thread of its own there, too.
+/// VM's scope.
 fn is_part_of(root: &Path, other: i32, pid: i32) -> bool {
-    read(&root.join(format!("proc/{other}/comm")))
-        .is_ok_and(|comm| comm == format!("vhost-{pid}") || HELPERS.iter().any(|helper| comm.starts_with(helper)))
+    let is_helper = |comm: String| HELPERS.iter().any(|helper| comm.starts_with(helper));
+    is_vhost_of(root, other, pid) || read(&root.join(format!("proc/{other}/comm"))).is_ok_and(is_helper)
+}
+
+/// Before Linux 6.4 the kernel's worker for a VM's virtio devices is a thread of its own in the VM's group.
+pub(super) fn is_vhost_of(root: &Path, other: i32, pid: i32) -> bool {
+    read(&root.join(format!("proc/{other}/comm"))).is_ok_and(|comm| comm == format!("vhost-{pid}"))
 }

@@ -1,5 +1,6 @@
 //! A VM's group for CPU time: weight and quota.
 
+use super::child;
 use super::find::{Place, find};
 use super::note::Note;
 use super::setting::Setting;
@@ -16,25 +17,35 @@ const LEAST_QUOTA_US: u64 = 1_000;
 pub struct Group {
     version: Version,
     directory: PathBuf,
+    folder: PathBuf,
     note: Note,
     weight: Setting,
     quota: Setting,
 }
 
 impl Group {
-    /// The group of process `pid` below `root`, as the note in `folder` knows it or as it is now.
+    /// The group of process `pid` below `root`, as the note in `folder` knows it or as it is now. Where it is not alone in its
+    /// group it gets one below that, if nobody has to move but `vms`, which are the processes of this bridge's VMs.
     ///
     /// # Errors
-    /// [`Error`]: there is no controller, or the group is not the VM's alone.
-    pub fn find(root: &Path, pid: i32, folder: &Path) -> Result<Self, Error> {
-        let Place { version, directory } = find(root, pid, Controller::Cpu)?;
+    /// [`Error`]: there is no controller, or the group is not the VM's alone and none can be made.
+    pub fn find(root: &Path, pid: i32, vms: &[i32], folder: &Path) -> Result<Self, Error> {
+        let found = find(root, pid, Controller::Cpu).or_else(|refused| child::make(root, folder, pid, vms, refused));
+        let Place { version, directory } = found?;
         let note = Note::of(folder, &directory);
         let (weight, quota) = match version {
             Version::V1 => ("cpu.shares", "cpu.cfs_quota_us"),
             Version::V2 => ("cpu.weight", "cpu.max"),
         };
         let setting = |name: &str| Setting::find(&directory, name, None, &note);
-        Ok(Self { version, weight: setting(weight)?, quota: setting(quota)?, directory, note })
+        Ok(Self {
+            version,
+            weight: setting(weight)?,
+            quota: setting(quota)?,
+            directory,
+            folder: folder.to_owned(),
+            note,
+        })
     }
 
     /// Where it is.
@@ -71,13 +82,15 @@ impl Group {
         self.quota.set(&self.note, value.as_deref())
     }
 
-    /// Puts back what was there before and nobody else changed; all that can be is.
+    /// Puts back what was there before and nobody else changed, the process too where it was moved; all that can be is.
     ///
     /// # Errors
     /// The first that could not be.
     pub fn restore(&mut self) -> Result<(), Error> {
         let weight = self.weight.set(&self.note, None);
-        self.quota.set(&self.note, None).and(weight)
+        let quota = self.quota.set(&self.note, None);
+        let own = if child::is_own(&self.directory) { child::release(&self.folder, &self.directory) } else { Ok(()) };
+        quota.and(weight).and(own)
     }
 
     /// Drops the notes about a group that is gone, as it is with its VM.

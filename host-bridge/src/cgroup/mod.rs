@@ -10,19 +10,22 @@
 //! In: the process of a VM, its shares, its quota and its disks' rate. Out: the kernel's files, v2 (`cpu.weight`, `cpu.max`,
 //! `io.weight`, `io.max`) or v1 (`cpu.shares`, `cpu.cfs_quota_us`, `blkio.throttle.*`) behind the same calls, each read back.
 //!
-//! Only a group that holds this VM alone, with its helpers, is touched: what weighs on others is not ours to change. A value that somebody
+//! Only a group that holds this VM alone, with its helpers, is touched: what weighs on others is not ours to change. Where it shares
+//! one, it gets one of its own below that for its CPU time, if nobody else has to move for it (`child`). A value that somebody
 //! else changes meanwhile is theirs from then on. What was there before is noted first, so that it is put back when the VM
 //! is let go, when the bridge stops, and by the next bridge after a crash. A quota that was there before stays where it is the
 //! tighter one.
 //!
 //! Every path hangs below a root, so that a fixture tree serves in tests.
 
+mod child;
 mod disks;
 mod find;
 mod group;
 mod note;
 mod setting;
 
+pub use child::sweep;
 pub use disks::{IoCount, IoGroup};
 pub use group::Group;
 
@@ -95,6 +98,14 @@ pub enum Error {
         /// The group.
         path: PathBuf,
     },
+    /// It was left to us, and something else is in the way.
+    #[error("{}: delegated cgroup, but {why}", path.display())]
+    Delegated {
+        /// The group.
+        path: PathBuf,
+        /// What is in the way.
+        why: String,
+    },
     /// Somebody set another value since.
     #[error("{}: somebody else set {found:?}; it is theirs", path.display())]
     Taken {
@@ -118,7 +129,8 @@ pub enum Error {
 /// # Errors
 /// [`Error`]: there is no controller, or the group is not the VM's alone.
 pub fn of(root: &Path, pid: i32) -> Result<(PathBuf, PathBuf), Error> {
-    let find::Place { version, directory } = find::find(root, pid, Controller::Cpu)?;
+    let found = find::find(root, pid, Controller::Cpu);
+    let find::Place { version, directory } = found.map_err(|refusal| refusal.error)?;
     let weight = directory.join(Controller::Cpu.file(version));
     Ok((directory, weight))
 }

@@ -6,6 +6,13 @@ use super::Error;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
+/// The groups of which there are notes about their file of this name.
+pub(super) fn directories(folder: &Path, file: &str) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder.join("cgroup")).into_iter().flatten().flatten();
+    let decode = |name: String| Some(name.strip_suffix(&format!("%2F{file}"))?.replace("%2F", "/").replace("%25", "%"));
+    entries.filter_map(|entry| decode(entry.file_name().into_string().ok()?)).map(PathBuf::from).collect()
+}
+
 /// The notes about one group.
 #[derive(Debug)]
 pub(super) struct Note {

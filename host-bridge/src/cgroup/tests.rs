@@ -1,5 +1,7 @@
 //! The lever on fixture trees, and on the machine's own kernel where that lets a test have a group.
 
+mod child;
+
 use super::*;
 use std::fs;
 use tempfile::TempDir;
@@ -38,7 +40,7 @@ fn host(version: Version, group: &str) -> TempDir {
 }
 
 fn found(root: &TempDir) -> Result<Group, String> {
-    Group::find(root.path(), PID, &root.path().join("run")).map_err(|error| error.to_string())
+    Group::find(root.path(), PID, &[], &root.path().join("run")).map_err(|error| error.to_string())
 }
 
 fn holds(group: &Group, name: &str) -> String {
@@ -126,8 +128,8 @@ fn the_scope_of_a_vm_is_its_group_with_the_kernels_workers() {
 
 #[test]
 fn a_group_of_others_is_not_touched() {
-    let shared = host(Version::V1, "/vms");
-    write(&shared, "sys/fs/cgroup/cpu,cpuacct/vms/cgroup.procs", "700\n900\n");
+    let shared = host(Version::V2, "/vms");
+    write(&shared, "sys/fs/cgroup/vms/cgroup.procs", "700\n900\n");
     let below = host(Version::V2, "/vms");
     write(&below, "sys/fs/cgroup/vms/other/cgroup.procs", "900\n");
     let at_root = host(Version::V2, "/");

@@ -1,9 +1,13 @@
 //! The bridge's cgroup lever, by itself: for a lab guest that plays the host.
 
-use std::{path::Path, process::ExitCode};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use clap::Parser;
-use vmtide_bridge::cgroup::{Error, Group, IoGroup};
+use rustix::fs::{XattrFlags, setxattr};
+use vmtide_bridge::cgroup::{Error, Group, IoGroup, sweep};
 use vmtide_bridge::plan::storage::Throttle;
 
 /// Where notes are kept in the guest.
@@ -13,7 +17,14 @@ const FOLDER: &str = "/run";
 #[derive(Debug, Parser)]
 struct Args {
     /// The process
-    pid: i32,
+    #[arg(required_unless_present = "delegate")]
+    pid: Option<i32>,
+    /// Processes of other VMs
+    #[arg(long, value_delimiter = ',')]
+    vms: Vec<i32>,
+    /// Leave this group to others, as systemd does for Delegate=yes
+    #[arg(long, conflicts_with = "pid")]
+    delegate: Option<PathBuf>,
     /// Its weight
     #[arg(long)]
     shares: Option<u32>,
@@ -39,13 +50,19 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> Result<(), Error> {
+    if let Some(path) = &args.delegate {
+        let delegated = setxattr(path, "trusted.delegate", b"1", XattrFlags::empty());
+        return delegated.map_err(|source| Error::File { path: path.clone(), source: source.into() });
+    }
+    let pid = args.pid.unwrap_or_default();
     if args.disks {
-        let mut group = IoGroup::find(Path::new("/"), args.pid, Path::new(FOLDER))?;
+        let mut group = IoGroup::find(Path::new("/"), pid, Path::new(FOLDER))?;
         group.set_weight(args.shares)?;
         let throttle = args.rate.map(|bytes_per_s| Throttle { bytes_per_s, ops_per_s: bytes_per_s / 4096 });
         return group.hold(throttle).map(drop);
     }
-    let mut group = Group::find(Path::new("/"), args.pid, Path::new(FOLDER))?;
+    sweep(Path::new(FOLDER));
+    let mut group = Group::find(Path::new("/"), pid, &args.vms, Path::new(FOLDER))?;
     match args.shares {
         Some(shares) => {
             group.set_weight(shares)?;
