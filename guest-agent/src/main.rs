@@ -18,6 +18,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{debug, info, level_filters::LevelFilter, warn};
+use tracing_subscriber::{layer::SubscriberExt, util::SubscriberInitExt};
 use vmtide_agent::agent::{AgentError, End};
 use vmtide_agent::config::layers::{self, Layered};
 use vmtide_agent::config::{Config, ConfigError};
@@ -30,6 +31,7 @@ use vmtide_agent::status::{self, Status};
 use vmtide_agent::supervisor::Supervisor;
 use vmtide_agent::tune::{self, Tuner};
 use vmtide_agent::{agent, doctor, full_text, table};
+use vmtide_protocol::journal::{self, Journal};
 use vmtide_tuning::command::{self as tuning_command, Tuning};
 use vmtide_tuning::confine::Confined;
 use vmtide_tuning::{Inventory, inventory, show};
@@ -142,7 +144,7 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(error) => {
-            writeln!(io::stderr(), "vmtide-agent: {}", full_text(error.as_ref())).ok();
+            writeln!(io::stderr(), "{}vmtide-agent: {}", journal::error_mark(), full_text(error.as_ref())).ok();
             ExitCode::from(if error.is::<ConfigError>() { 2 } else { 1 })
         }
     }
@@ -286,10 +288,12 @@ fn outlive_ooms() {
     }
 }
 
-/// The journal adds the time by itself.
+/// The journal has each line with its fields, where standard error is the journal's.
 fn log_to_stderr(level: LevelFilter) {
-    let lines = tracing_subscriber::fmt().with_writer(io::stderr).with_max_level(level).with_target(false);
-    if std::env::var_os("JOURNAL_STREAM").is_some() { lines.without_time().init() } else { lines.init() }
+    match Journal::of_stderr("vmtide-agent") {
+        Some(journal) => tracing_subscriber::registry().with(level).with(journal).init(),
+        None => tracing_subscriber::fmt().with_writer(io::stderr).with_max_level(level).with_target(false).init(),
+    }
 }
 
 fn once(config: &Config, root: &Path, interval_ms: u64, as_json: bool) -> anyhow::Result<()> {

@@ -15,9 +15,9 @@
 //!   | reply {id, …} ----------------->|   … and its one reply
 //! ```
 //!
-//! Nothing here does I/O: [`frame`] cuts bytes into lines, [`decode`] turns a line into a message and says
-//! what it did not know. Both sides use the same code, so they cannot disagree. [`doctor`] is no message: it is the form
-//! in which both sides' commands tell how the chain between them stands.
+//! No message does I/O: [`frame`] cuts bytes into lines, [`decode`] turns a line into a message and says
+//! what it did not know. Both sides use the same code, so they cannot disagree. Two modules are no messages: [`doctor`] is the
+//! form in which both sides' commands tell how the chain between them stands, and `journal` how both daemons log under systemd.
 
 pub mod agent;
 mod amount;
@@ -26,6 +26,8 @@ mod decode;
 pub mod demand;
 pub mod doctor;
 pub mod frame;
+#[cfg(feature = "journal")]
+pub mod journal;
 pub mod stalls;
 mod version;
 

@@ -10,10 +10,11 @@ use nix::sys::stat::{Mode, umask};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::time::uptime;
+use tracing_subscriber::{EnvFilter, layer::SubscriberExt, util::SubscriberInitExt};
 use vmtide_bridge::config::{self, Config, Layered};
 use vmtide_bridge::host::{Host, HostError};
+use vmtide_protocol::journal::{self, Journal};
 
 /// Turns the demand of a host's VMs into one fair plan and asks the hypervisor for it.
 #[derive(Parser)]
@@ -79,7 +80,7 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(error) => {
-            eprintln!("vmtide-bridge: {error:#}");
+            eprintln!("{}vmtide-bridge: {error:#}", journal::error_mark());
             let is_config = error.is::<config::Error>()
                 || error.is::<config::Overreserved>()
                 || matches!(error.downcast_ref(), Some(HostError::Capacity { .. } | HostError::Reserve { .. }));
@@ -142,11 +143,11 @@ fn tune(path: &Path) -> Result<()> {
 
 fn log() {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(false);
-    // The journal stamps by itself.
-    if std::env::var_os("JOURNAL_STREAM").is_some() {
-        log.without_time().init();
-    } else {
-        log.with_timer(uptime()).init();
+    match Journal::of_stderr("vmtide-bridge") {
+        Some(journal) => tracing_subscriber::registry().with(filter).with(journal).init(),
+        None => {
+            let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(false);
+            log.with_timer(uptime()).init();
+        }
     }
 }
