@@ -33,8 +33,15 @@ fn space(path: &Path) -> Result<PoolSpace, String> {
     }
     let space = statvfs(path).map_err(|error| error.desc().to_owned())?;
     let bytes = |blocks: u64| blocks.saturating_mul(space.fragment_size());
-    let (total_bytes, available_bytes) = (bytes(space.blocks()), bytes(space.blocks_available()));
-    Ok(PoolSpace { device: metadata.dev(), total_bytes, available_bytes })
+    of(metadata.dev(), bytes(space.blocks()), bytes(space.blocks_available()))
+}
+
+/// A file system without a size, as some in user space are, would be low for ever.
+fn of(device: u64, total_bytes: u64, available_bytes: u64) -> Result<PoolSpace, String> {
+    if total_bytes == 0 {
+        return Err("its file system tells no size".to_owned());
+    }
+    Ok(PoolSpace { device, total_bytes, available_bytes })
 }
 
 #[cfg(test)]
@@ -54,6 +61,7 @@ mod tests {
         let (a, b) = (pools[0].clone().unwrap(), pools[1].clone().unwrap());
         assert!(a.device == b.device && a.total_bytes > 0 && a.available_bytes <= a.total_bytes);
         assert!(pools[2].clone().unwrap_err().starts_with("no file"));
+        assert_eq!(of(1, 0, 0), Err("its file system tells no size".to_owned()));
         assert!(pools[3].clone().unwrap_err().contains("No such file"), "{:?}", pools[3]);
     }
 }
