@@ -143,11 +143,10 @@ fn tune(path: &Path) -> Result<()> {
 
 fn log() {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    match Journal::of_stderr("vmtide-bridge") {
-        Some(journal) => tracing_subscriber::registry().with(filter).with(journal).init(),
-        None => {
-            let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(false);
-            log.with_timer(uptime()).init();
-        }
+    if let Some(journal) = Journal::of_stderr("vmtide-bridge") {
+        tracing_subscriber::registry().with(filter).with(journal).init();
+    } else {
+        let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(false);
+        log.with_timer(uptime()).init();
     }
 }

@@ -52,7 +52,7 @@ pub enum Mode {
     Off,
     /// Told what it would be.
     Observe,
-    /// Set once, and left so until the agent stops.
+    /// Set once, and left so until the daemon stops.
     Static,
     /// Follows the machine.
     #[default]
