@@ -41,6 +41,9 @@ enum Command {
         /// Have lintian and shellcheck look at them; both have to be installed
         #[arg(long)]
         check: bool,
+        /// Build them a second time, from a clone elsewhere, and compare the bytes; takes as long again
+        #[arg(long)]
+        twice: bool,
     },
     /// Draw a demo's allocations over time
     Picture {
@@ -121,10 +124,13 @@ fn dispatch(command: Command) -> Result<ExitCode> {
             write_json(json, &report)?;
             Ok(success_if(report.kept_its_promises()))
         }
-        Command::Package { check } => {
-            let packages = package::build()?;
+        Command::Package { check, twice } => {
+            let packages = package::Tree::own().build()?;
             if check {
                 package::check(&packages)?;
+            }
+            if twice {
+                package::again(&packages)?;
             }
             for package in packages {
                 println!("{}", package.display());

@@ -11,8 +11,8 @@ use anyhow::{Context, Result};
 
 use crate::prepare::{cache_dir, first_in, lock, run, say};
 
-/// As small as a cloud image gets that boots by itself.
-const PACKAGES: &str = "systemd,systemd-sysv,udev,dbus,kmod,cloud-init,linux-image-cloud-amd64,initramfs-tools,netbase,init-system-helpers";
+/// As small as a cloud image gets that boots by itself; with QEMU, for a host, and rpm, for the packages of other distributions.
+const PACKAGES: &str = "systemd,systemd-sysv,udev,dbus,kmod,cloud-init,linux-image-cloud-amd64,initramfs-tools,netbase,init-system-helpers,qemu-system-x86,rpm";
 
 const DISK_MIB: u64 = 2_048;
 

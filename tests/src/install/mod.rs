@@ -2,10 +2,12 @@
 //!
 //! In: the packages of this commit and the examples of `packaging/cloud-init` as they stand. Out: for each way in whether the agent
 //! runs, took its configuration and reports to a bridge on the host; the same for a reboot, an upgrade, a purge, and a guest that
-//! has no vsock.
+//! has no vsock. The same guest is a host for a while, with a VM of its own, and then has the packages of rpm.
 
+mod host;
 mod image;
 mod machine;
+mod rpm;
 
 use std::{
     fs,
@@ -19,8 +21,8 @@ use serde::Serialize;
 
 use crate::{
     Lab,
-    package::{self, Revision},
-    prepare::{TARGET, ensure_debian_tools, run, say, workspace_dir},
+    package::{self, Revision, Tree},
+    prepare::{ensure_debian_tools, run, say, workspace_dir},
     vm::wait_for,
 };
 use image::Image;
@@ -60,8 +62,12 @@ pub struct Cases {
     pub module: bool,
     /// A later package keeps configuration and connection.
     pub upgrade: bool,
+    /// The bridge's package where a QEMU runs, as far as its own purge.
+    pub bridge: bool,
     /// A purge leaves nothing behind.
     pub purge: bool,
+    /// The packages of rpm: installed, upgraded, removed.
+    pub rpm: bool,
     /// A guest without vsock: inactive and silent.
     pub no_vsock: bool,
 }
@@ -94,6 +100,10 @@ struct Course {
     image: Image,
     deb: PathBuf,
     next_deb: PathBuf,
+    bridge_deb: PathBuf,
+    /// Of agent and bridge, and later ones.
+    rpms: [PathBuf; 2],
+    next_rpms: [PathBuf; 2],
     agent: PathBuf,
 }
 
@@ -103,15 +113,21 @@ struct Course {
 /// When packages or image cannot be built.
 pub async fn measure(lab: &'static Lab) -> Result<Installed> {
     ensure_debian_tools()?;
-    let target = package::binaries()?;
-    let into = workspace_dir().join("target/packages");
-    let deb = package::deb("vmtide-agent", Revision::Current, &target, &into)?;
-    let next_deb = package::deb("vmtide-agent", Revision::Next, &target, &target)?;
-    let agent = target.join(TARGET).join("release/vmtide-agent");
+    let tree = Tree::own();
+    let release = tree.binaries()?;
+    let into = tree.packages();
+    let deb = tree.deb("vmtide-agent", Revision::Current, &into)?;
+    let next_deb = tree.deb("vmtide-agent", Revision::Next, &release)?;
+    let bridge_deb = tree.deb("vmtide-bridge", Revision::Current, &into)?;
+    let rpms = |revision, into: &Path| -> Result<[PathBuf; 2]> {
+        Ok([tree.rpm("vmtide-agent", revision, into)?, tree.rpm("vmtide-bridge", revision, into)?])
+    };
+    let (rpms, next_rpms) = (rpms(Revision::Current, &into)?, rpms(Revision::Next, &release)?);
+    let agent = release.join("vmtide-agent");
     let mut found = Installed { deb_agent_bytes: fs::metadata(&deb)?.len(), ..Installed::default() };
     found.security_score.agent = package::exposure("vmtide-agent.service")?;
     found.security_score.bridge = package::exposure("vmtide-bridge.service")?;
-    let course = Course { lab, image: image::ready()?, deb, next_deb, agent };
+    let course = Course { lab, image: image::ready()?, deb, next_deb, bridge_deb, rpms, next_rpms, agent };
 
     if let Err(error) = course.package(&mut found).await {
         found.fail("package", &error);
@@ -145,6 +161,7 @@ impl Course {
         machine.boot(true).await?;
         found.boot_to_first_report_ms = Some(first_report_ms(&machine).await?);
         settled(&machine).await?;
+        logged(&machine).await?;
         schemas(&machine).await?;
         misconfigured(&machine).await?;
         say("install: a reboot");
@@ -157,9 +174,18 @@ impl Course {
         self.upgrade(&machine).await.context("upgrade")?;
         found.cases.upgrade = true;
 
+        say("install: the bridge on a host");
+        host::bridge(&machine, self.lab, &self.bridge_deb).await.context("bridge")?;
+        found.cases.bridge = true;
+
         say("install: a purge");
         purge(&mut machine).await.context("purge")?;
         found.cases.purge = true;
+
+        say("install: the packages of rpm");
+        machine.start_bridge().await?;
+        rpm::life(&machine, &self.rpms, &self.next_rpms).await.context("rpm")?;
+        found.cases.rpm = true;
         Ok(())
     }
 
@@ -177,8 +203,18 @@ impl Course {
             machine.run("systemctl show -P MainPID vmtide-agent").await? == before,
             "the agent did not outlive a full disk"
         );
+        // All that differs from the package that is installed is what an operator wrote.
+        let state = machine
+            .run("dpkg-query -W -f '${db:Status-Status} ${Version}' vmtide-agent; dpkg --audit; dpkg --verify vmtide-agent; find / -xdev -name '*.dpkg-new'")
+            .await?;
+        let whole = format!("installed {}-1??5?????? c /etc/vmtide/agent.toml", env!("CARGO_PKG_VERSION"));
+        ensure!(state == whole, "half applied: {state}");
 
-        machine.run("dpkg --install /root/next.deb </dev/null").await?;
+        // A kernel that is too old is said, and installed for.
+        let old = "mkdir -p /root/old && printf '#!/bin/sh\necho 4.19.0-27-amd64\n' >/root/old/uname && chmod +x /root/old/uname && \
+                   PATH=/root/old:$PATH dpkg --install /root/next.deb </dev/null 2>&1";
+        let told = machine.run(old).await?;
+        ensure!(told.contains("kernel 4.19.0-27-amd64 is older than 5.4"), "an old kernel: {told}");
         ensure!(machine.run("dpkg-query -W -f '${Version}' vmtide-agent").await?.ends_with("-2"), "not upgraded");
         machine.connected().await?;
         ensure!(machine.run("systemctl show -P MainPID vmtide-agent").await? != before, "the old agent still runs");
@@ -271,6 +307,21 @@ async fn settled(machine: &Machine) -> Result<()> {
     Ok(())
 }
 
+/// Lines are the journal's own, with their rank and fields.
+async fn logged(machine: &Machine) -> Result<()> {
+    let lines = "journalctl --quiet --no-pager -o json -u vmtide-agent VMTIDE_VM=package";
+    let lines = machine.run(lines).await?;
+    for field in [
+        "\"PRIORITY\":\"6\"",
+        "\"SYSLOG_IDENTIFIER\":\"vmtide-agent\"",
+        "\"MESSAGE\":\"session with the bridge vm=package",
+    ] {
+        ensure!(lines.contains(field), "no {field} in the journal: {lines}");
+    }
+    let knob = "journalctl --quiet --no-pager -o json -u vmtide-agent | grep -q '\"VMTIDE_KNOB\"'";
+    wait_for("a knob's field", TIMEOUT, async || Ok(machine.ask(knob).await?.code == 0)).await
+}
+
 /// The examples are what cloud-init takes for its configuration.
 async fn schemas(machine: &Machine) -> Result<()> {
     for name in ["package.yaml", "static.yaml", "vendor-data.yaml", "module.yaml"] {
@@ -306,7 +357,7 @@ async fn misconfigured(machine: &Machine) -> Result<()> {
         })
         .await
         .with_context(|| make.clone())?;
-        let log = machine.run("journalctl --quiet --no-pager -o cat -u vmtide-agent -n 20").await?;
+        let log = machine.run("journalctl --quiet --no-pager -o cat -u vmtide-agent -p err -n 20").await?;
         ensure!(log.contains(said) && log.contains("99-wrong.toml"), "{make}: {log}");
         let journal = machine.run("vmtide-agent revert --all 2>/dev/null").await?;
         ensure!(journal == "nothing holds a value of vmtide's", "{make}: not put back: {journal}");
@@ -315,6 +366,12 @@ async fn misconfigured(machine: &Machine) -> Result<()> {
     }
     Ok(())
 }
+
+/// All that is named after the project in files, units, users and groups, and what belongs to nobody.
+const TRACES: &str = "find / -xdev '(' -path '*vmtide*' -o -nouser -o -nogroup ')' -not -path '/var/lib/cloud/*' -not -path '/proc/*' -not -path '/sys/*'; \
+                      ls -d /run/vmtide* /sys/fs/cgroup/vmtide.slice /sys/fs/cgroup/system.slice/vmtide* 2>/dev/null; \
+                      getent passwd vmtide; getent group vmtide; systemctl list-unit-files --no-legend '*vmtide*'; \
+                      systemctl list-units --all --no-legend '*vmtide*'; dpkg --get-selections | grep vmtide; true";
 
 /// Purges the package and looks for what is left of it.
 async fn purge(machine: &mut Machine) -> Result<()> {
@@ -341,10 +398,7 @@ async fn purge(machine: &mut Machine) -> Result<()> {
         let now = machine.run(&format!("grep -H . {path}")).await?;
         ensure!(before == now, "a knob is left: {now}, was {before}");
     }
-    let left = "find / -xdev -name '*vmtide*' -not -path '/var/lib/cloud/*' -not -path '/proc/*' -not -path '/sys/*'; ls -d /run/vmtide* 2>/dev/null; \
-                getent passwd vmtide; systemctl list-unit-files --no-legend '*vmtide*'; systemctl list-units --all --no-legend '*vmtide*'; \
-                ls -d /sys/fs/cgroup/vmtide.slice 2>/dev/null; dpkg --get-selections | grep vmtide; true";
-    let left = machine.run(left).await?;
+    let left = machine.run(TRACES).await?;
     ensure!(left.is_empty(), "left behind:\n{left}");
     Ok(())
 }

@@ -1,9 +1,10 @@
 //! `cargo lab package`: the packages of this commit, and what systemd says of their units.
 //!
 //! In: the workspace. Out: `target/packages/*.deb` and `*.rpm` with static binaries. The same commit, built by the same toolchain
-//! at any place and time, gives the same bytes: times are the commit's, and paths are not the machine's.
+//! at any place and time, gives the same bytes: times are the commit's, and paths are not the machine's. `--twice` tries that.
 
 mod pages;
+mod reproduce;
 mod tools;
 mod units;
 
@@ -15,15 +16,18 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 
+pub use reproduce::again;
 pub use units::{exposure, exposure_of};
 
-use crate::prepare::{TARGET, cache_dir, cargo_by, cargo_program, lock, run, say, workspace_dir};
+use crate::prepare::{TARGET, cargo_by, cargo_program, lock, run, say, workspace_dir};
 
 /// The crate's folder, and the package's and the crate's name.
 const PACKAGES: [(&str, &str); 2] = [("guest-agent", "vmtide-agent"), ("host-bridge", "vmtide-bridge")];
 
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
 /// Which version's packages.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy)]
 pub enum Revision {
     /// The workspace's own.
     Current,
@@ -31,83 +35,121 @@ pub enum Revision {
     Next,
 }
 
-/// Builds all packages into `target/packages`; returns them.
-///
-/// # Errors
-/// When a tool, a binary or a package cannot be built.
-pub fn build() -> Result<Vec<PathBuf>> {
-    let into = workspace_dir().join("target/packages");
-    let target = binaries()?;
-    let mut packages = Vec::new();
-    for (folder, name) in PACKAGES {
-        packages.push(deb(name, Revision::Current, &target, &into)?);
-        packages.push(rpm(folder, name, &target, &into)?);
+impl Revision {
+    fn number(self) -> &'static str {
+        match self {
+            Self::Current => "1",
+            Self::Next => "2",
+        }
     }
-    Ok(packages)
 }
 
-/// Builds the release's static binaries, their manual pages and completions; returns cargo's target folder.
-///
-/// # Errors
-/// When they cannot be built.
-pub fn binaries() -> Result<PathBuf> {
-    let target = cache_dir().join("build");
-    fs::create_dir_all(&target)?;
-    let _lock = lock(&cache_dir().join("package-lock"))?;
-    say("building the static release (a few minutes, once)");
-    let mut build = cargo_by(Command::new(cargo_program()));
-    build.args(["build", "--quiet", "--release", "--locked", "--target", TARGET, "--target-dir"]).arg(&target);
-    for (_, name) in PACKAGES {
-        build.args(["-p", name]);
+/// A checkout whose packages are built.
+#[derive(Debug)]
+pub struct Tree(PathBuf);
+
+impl Tree {
+    /// The one that the lab was built from.
+    pub fn own() -> Self {
+        Self(workspace_dir())
     }
-    build.args(["--bins"]).env("RUSTFLAGS", rustflags()?).current_dir(workspace_dir());
-    run(&mut build)?;
-    pages::pages()?;
-    Ok(target)
-}
 
-/// Static, and without the paths of this machine.
-fn rustflags() -> Result<String> {
-    let home = env::var_os("HOME").context("HOME is not set")?;
-    let cargo_home = env::var_os("CARGO_HOME").map_or_else(|| Path::new(&home).join(".cargo"), PathBuf::from);
-    let remap = |path: &Path, to: &str| format!("--remap-path-prefix={}={to}", path.display());
-    Ok(["-Ctarget-feature=+crt-static".into(), remap(&cargo_home, "/cargo"), remap(&workspace_dir(), "/vmtide")]
-        .join(" "))
-}
+    /// Another one.
+    fn at(root: PathBuf) -> Self {
+        Self(root)
+    }
 
-/// Builds a `.deb` of the binaries in `target`.
-///
-/// # Errors
-/// When cargo-deb does not.
-pub fn deb(name: &str, revision: Revision, target: &Path, into: &Path) -> Result<PathBuf> {
-    let version = env!("CARGO_PKG_VERSION");
-    let revision = if revision == Revision::Next { "2" } else { "1" };
-    let package = into.join(format!("{name}_{version}-{revision}_amd64.deb"));
-    let mut tool = tool(&tools::DEB, target, into)?;
-    tool.args(["--no-build", "--no-strip", "--quiet", "--target", TARGET, "--package", name]);
-    tool.args(["--deb-revision", revision, "--output"]).arg(&package);
-    run(&mut tool)?;
-    Ok(package)
-}
+    /// Where its packages go.
+    pub fn packages(&self) -> PathBuf {
+        self.0.join("target/packages")
+    }
 
-fn rpm(folder: &str, name: &str, target: &Path, into: &Path) -> Result<PathBuf> {
-    let package = into.join(format!("{name}-{}-1.x86_64.rpm", env!("CARGO_PKG_VERSION")));
-    let mut tool = tool(&tools::RPM, target, into)?;
-    tool.args(["--package", folder, "--target", TARGET, "--target-dir"]).arg(target);
-    tool.arg("--output").arg(&package);
-    run(&mut tool)?;
-    Ok(package)
-}
+    /// Builds all packages; returns them.
+    ///
+    /// # Errors
+    /// When a tool, a binary or a package cannot be built.
+    pub fn build(&self) -> Result<Vec<PathBuf>> {
+        self.binaries()?;
+        let into = self.packages();
+        let mut packages = Vec::new();
+        for (_, name) in PACKAGES {
+            packages.push(self.deb(name, Revision::Current, &into)?);
+            packages.push(self.rpm(name, Revision::Current, &into)?);
+        }
+        Ok(packages)
+    }
 
-/// A tool that is run on this workspace's binaries, at the time of its commit.
-fn tool(tool: &tools::Tool, target: &Path, into: &Path) -> Result<Command> {
-    fs::create_dir_all(into).with_context(|| format!("{}: cannot create", into.display()))?;
-    let mut git = Command::new("git");
-    git.args(["log", "-1", "--format=%ct"]).current_dir(workspace_dir());
-    let time = run(&mut git).context("packages carry the time of their commit")?;
-    let mut command = cargo_by(Command::new(tool.ready()?));
-    command.env("SOURCE_DATE_EPOCH", time.trim()).env("CARGO_TARGET_DIR", target).current_dir(workspace_dir());
-    Ok(command)
+    /// Builds the release's static binaries, their manual pages and completions; returns the folder of the former.
+    ///
+    /// # Errors
+    /// When they cannot be built.
+    pub fn binaries(&self) -> Result<PathBuf> {
+        let target = self.target();
+        fs::create_dir_all(&target)?;
+        let _lock = lock(&self.0.join("target/lab/package-lock"))?;
+        say("building the static release (a few minutes, once)");
+        let mut build = cargo_by(Command::new(cargo_program()));
+        build.args(["build", "--quiet", "--release", "--locked", "--target", TARGET, "--target-dir"]).arg(&target);
+        for (_, name) in PACKAGES {
+            build.args(["-p", name]);
+        }
+        build.args(["--bins"]).env("RUSTFLAGS", self.rustflags()?).current_dir(&self.0);
+        run(&mut build)?;
+        pages::pages(&self.0)?;
+        Ok(target.join(TARGET).join("release"))
+    }
+
+    /// Static, and without the paths of this machine.
+    fn rustflags(&self) -> Result<String> {
+        let home = env::var_os("HOME").context("HOME is not set")?;
+        let cargo_home = env::var_os("CARGO_HOME").map_or_else(|| Path::new(&home).join(".cargo"), PathBuf::from);
+        let remap = |path: &Path, to: &str| format!("--remap-path-prefix={}={to}", path.display());
+        Ok(["-Ctarget-feature=+crt-static".into(), remap(&cargo_home, "/cargo"), remap(&self.0, "/vmtide")].join(" "))
+    }
+
+    /// Builds a `.deb` of the binaries.
+    ///
+    /// # Errors
+    /// When cargo-deb does not.
+    pub fn deb(&self, name: &str, revision: Revision, into: &Path) -> Result<PathBuf> {
+        let revision = revision.number();
+        let package = into.join(format!("{name}_{VERSION}-{revision}_amd64.deb"));
+        let mut tool = self.tool(&tools::DEB, into)?;
+        tool.args(["--no-build", "--no-strip", "--quiet", "--target", TARGET, "--package", name]);
+        tool.args(["--deb-revision", revision, "--output"]).arg(&package);
+        run(&mut tool)?;
+        Ok(package)
+    }
+
+    /// Builds a `.rpm` of the binaries.
+    ///
+    /// # Errors
+    /// When cargo-generate-rpm does not.
+    pub fn rpm(&self, name: &str, revision: Revision, into: &Path) -> Result<PathBuf> {
+        let revision = revision.number();
+        let package = into.join(format!("{name}-{VERSION}-{revision}.x86_64.rpm"));
+        let (folder, _) = PACKAGES.iter().find(|(_, of)| *of == name).context("no package of ours")?;
+        let mut tool = self.tool(&tools::RPM, into)?;
+        tool.args(["--package", folder, "--target", TARGET, "--target-dir"]).arg(self.target());
+        tool.args(["--set-metadata", &format!("release = \"{revision}\"")]).arg("--output").arg(&package);
+        run(&mut tool)?;
+        Ok(package)
+    }
+
+    /// A tool that is run on this tree's binaries, at the time of its commit.
+    fn tool(&self, tool: &tools::Tool, into: &Path) -> Result<Command> {
+        fs::create_dir_all(into).with_context(|| format!("{}: cannot create", into.display()))?;
+        let mut git = Command::new("git");
+        git.args(["log", "-1", "--format=%ct"]).current_dir(&self.0);
+        let time = run(&mut git).context("packages carry the time of their commit")?;
+        let mut command = cargo_by(Command::new(tool.ready()?));
+        command.env("SOURCE_DATE_EPOCH", time.trim()).env("CARGO_TARGET_DIR", self.target()).current_dir(&self.0);
+        Ok(command)
+    }
+
+    fn target(&self) -> PathBuf {
+        self.0.join("target/lab/build")
+    }
 }
 
 /// Has lintian and shellcheck look at what was built, where they are installed.

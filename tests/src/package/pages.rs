@@ -4,16 +4,12 @@
 //! binary carries what writes them. Those of files come from the commented configurations that are shipped, which tests hold
 //! to the types.
 
-use std::{
-    env, fs,
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::{env, fs, path::Path, process::Command};
 
 use anyhow::{Context, Result};
 
 use super::PACKAGES;
-use crate::prepare::{cargo_by, cargo_program, run, say, workspace_dir};
+use crate::prepare::{cargo_by, cargo_program, run, say};
 
 /// The commented configuration, where it is installed, its page, what it is of and what to read next.
 const FILES: [(&str, &str, &str, &str); 2] = [
@@ -26,26 +22,26 @@ const FILES: [(&str, &str, &str, &str); 2] = [
     ),
 ];
 
-/// Writes all of them below `target/pages`, where the packages' metadata has them; returns that folder.
+/// Writes all of them below `target/pages` of a checkout, where the packages' metadata has them.
 ///
 /// # Errors
 /// When the tests that write them fail.
-pub fn pages() -> Result<PathBuf> {
-    let folder = workspace_dir().join("target/pages");
+pub fn pages(tree: &Path) -> Result<()> {
+    let folder = tree.join("target/pages");
     say("writing manual pages and completions");
     let mut writers = cargo_by(Command::new(cargo_program()));
     writers.args(["test", "--quiet", "--locked", "--bins"]);
     for (_, name) in PACKAGES {
         writers.args(["-p", name]);
     }
-    run(writers.args(["--", "pages"]).env("VMTIDE_PAGES", &folder).current_dir(workspace_dir()))?;
+    run(writers.args(["--", "pages"]).env("VMTIDE_PAGES", &folder).current_dir(tree))?;
     for (source, installed, of, see_also) in FILES {
-        let source = workspace_dir().join(source);
+        let source = tree.join(source);
         let configuration =
             fs::read_to_string(&source).with_context(|| format!("{}: cannot read", source.display()))?;
         fs::write(folder.join(format!("{of}.toml.5")), page(Path::new(installed), of, see_also, &configuration))?;
     }
-    Ok(folder)
+    Ok(())
 }
 
 /// A line of a commented configuration.
@@ -133,6 +129,7 @@ mod tests {
     #![allow(clippy::unwrap_used)] // a test
 
     use super::*;
+    use crate::prepare::workspace_dir;
 
     #[test]
     fn every_key_and_section_of_a_configuration_is_in_its_page_with_what_is_said_of_it() {
