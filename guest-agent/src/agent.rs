@@ -241,6 +241,9 @@ impl Agent {
                 self.observer.yields(self.now_ms());
             }
             let (seen, next_ms) = self.look();
+            // What is told goes before what takes its time; and until the first look is over, nobody dials the bridge.
+            tokio::task::yield_now().await;
+            let next_ms = if self.looks > 1 { self.tend(next_ms) } else { next_ms };
             let wake = self.started + Duration::from_millis(next_ms);
             let mut resting = true;
             while resting {
@@ -290,15 +293,8 @@ impl Agent {
         let was = self.pace.mode();
         let wait_ms = outlook.map_or(FIRST_LOOK_MS, |outlook| self.pace.next_ms(now_ms, outlook, self.intervals));
         self.relax(was);
-        self.tune(now_ms);
-        let leisure = match self.pace.mode() {
-            Mode::Quiet => Leisure::Quiet,
-            Mode::Busy => Leisure::Busy,
-            Mode::Fast => Leisure::None,
-        };
-        let working_set_ms = self.observer.tend_working_set(now_ms, leisure);
         let alarm_ms = self.alarm.looked(now_ms, self.reporting() != Mode::Quiet).unwrap_or(u64::MAX);
-        let mut next_ms = now_ms.saturating_add(wait_ms).min(working_set_ms).min(alarm_ms);
+        let mut next_ms = now_ms.saturating_add(wait_ms).min(alarm_ms);
         if self.connected {
             let mode = mode.max(self.reporting());
             if let Some(kind) = self.schedule.due(now_ms, outlook, mode, self.intervals)
@@ -310,6 +306,18 @@ impl Agent {
             next_ms = report_ms.map_or(next_ms, |report_ms| next_ms.min(report_ms));
         }
         (seen, next_ms)
+    }
+
+    /// Looks after the knobs and the working set; returns when to look again, `next_ms` at the latest.
+    fn tend(&mut self, next_ms: u64) -> u64 {
+        let now_ms = self.now_ms();
+        self.tune(now_ms);
+        let leisure = match self.pace.mode() {
+            Mode::Quiet => Leisure::Quiet,
+            Mode::Busy => Leisure::Busy,
+            Mode::Fast => Leisure::None,
+        };
+        next_ms.min(self.observer.tend_working_set(now_ms, leisure))
     }
 
     /// How often to report: as memory has it, and as in a busy guest while CPUs are.
