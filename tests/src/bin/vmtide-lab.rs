@@ -78,9 +78,9 @@ enum Command {
         /// Write the figures
         #[arg(long)]
         json: Option<PathBuf>,
-        /// What the guest boots
-        #[arg(long, default_value = "6.12")]
-        kernel: Kernel,
+        /// What the guest boots [default: 6.12; 6.1 for cpu, as 6.12 takes no vCPU of an emulated machine later on]
+        #[arg(long)]
+        kernel: Option<Kernel>,
     },
 }
 
@@ -155,6 +155,7 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         }
         Command::Scenario { scenario, json, kernel } => {
             let lab = Lab::ready()?;
+            let kernel = kernel.unwrap_or(if let Scenario::Cpu = scenario { Kernel::V6_1 } else { Kernel::V6_12 });
             match scenario {
                 Scenario::Footprint => show(json, &until_interrupted(footprint::measure(lab, kernel))?)?,
                 Scenario::Tuned => show(json, &until_interrupted(tuning::tuned::measure(lab, kernel))?)?,

@@ -123,16 +123,6 @@ impl VmConfig {
         disks.into_iter().filter_map(|(file, bytes)| Some((file, bytes?)))
     }
 
-    /// A vCPU that comes later has a socket of its own: Linux since 6.9 takes none into one that has vCPUs at boot, unless it
-    /// knows its hypervisor, which it does not under TCG (arch/x86/kernel/cpu/topology.c).
-    fn smp(&self) -> String {
-        let vcpus = self.vcpus;
-        if self.vcpu_slots <= vcpus {
-            return vcpus.to_string();
-        }
-        format!("{vcpus},maxcpus={slots},sockets={slots},cores=1,threads=1", slots = self.vcpu_slots)
-    }
-
     /// QEMU's arguments; sockets and logs are in `dir`.
     pub(super) fn qemu_args(&self, dir: &Path, boot: &BootFiles) -> Vec<OsString> {
         let at = |file: &str| dir.join(file).display().to_string();
@@ -151,7 +141,7 @@ impl VmConfig {
             push("-object", format!("memory-backend-memfd,id=more,size={pluggable}M,share=on"));
             push("-device", "virtio-mem-pci,id=vmem0,memdev=more,requested-size=0".into());
         }
-        push("-smp", self.smp());
+        push("-smp", format!("{},maxcpus={}", self.vcpus, self.vcpu_slots.max(self.vcpus)));
         push("-serial", format!("file:{}", at("serial.log")));
         push("-chardev", format!("socket,id=vsock,path={}", at("vhost.sock")));
         push("-device", "vhost-user-vsock-pci,chardev=vsock".into());
