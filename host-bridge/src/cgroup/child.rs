@@ -79,9 +79,9 @@ pub(super) fn release(folder: &Path, own: &Path) -> Result<(), Error> {
     let is_v2 = shared.join("cgroup.controllers").exists();
     let is_held = |other: &PathBuf| Note::of(folder, other).read(PROCS).is_some();
     if is_v2 && owns(shared).iter().any(is_held) {
-        return if processes(own).is_empty() { remove(own) } else { Ok(()) };
+        return if processes(own).is_empty() { remove(folder, own) } else { Ok(()) };
     }
-    if is_v2 { finish(folder, shared) } else { leave(shared, own) }
+    if is_v2 { finish(folder, shared) } else { leave(folder, shared, own) }
 }
 
 /// Takes away what bridges before left of VMs that are gone.
@@ -131,10 +131,10 @@ fn finish(folder: &Path, shared: &Path) -> Result<(), Error> {
         write(&shared.join(SUBTREE), "-cpu")?;
         note.forget(SUBTREE)?;
     }
-    owns(shared).iter().try_for_each(|own| leave(shared, own))
+    owns(shared).iter().try_for_each(|own| leave(folder, shared, own))
 }
 
-fn leave(shared: &Path, own: &Path) -> Result<(), Error> {
+fn leave(folder: &Path, shared: &Path, own: &Path) -> Result<(), Error> {
     for pid in processes(own) {
         match write(&shared.join(PROCS), &pid.to_string()) {
             // It ended meanwhile.
@@ -142,13 +142,13 @@ fn leave(shared: &Path, own: &Path) -> Result<(), Error> {
             moved => moved?,
         }
     }
-    remove(own)
+    remove(folder, own)
 }
 
-fn remove(own: &Path) -> Result<(), Error> {
+fn remove(folder: &Path, own: &Path) -> Result<(), Error> {
     match fs::remove_dir(own) {
         Err(source) if source.kind() != ErrorKind::NotFound => Err(Error::File { path: own.to_owned(), source }),
-        _ => Ok(()),
+        _ => Note::of(folder, own).forget_all(),
     }
 }
 

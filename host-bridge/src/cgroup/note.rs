@@ -52,6 +52,18 @@ impl Note {
         }
     }
 
+    /// Drops all notes about a group that is gone.
+    pub(super) fn forget_all(&self) -> Result<(), Error> {
+        let names = |entry: std::fs::DirEntry| entry.file_name().into_string().ok();
+        let start = format!("{}%2F", self.name);
+        for name in std::fs::read_dir(&self.folder).into_iter().flatten().flatten().filter_map(names) {
+            if let Some(file) = name.strip_prefix(&start).filter(|file| !file.contains("%2F")) {
+                self.forget(file)?;
+            }
+        }
+        Ok(())
+    }
+
     fn path(&self, name: &str) -> PathBuf {
         self.folder.join(format!("{}%2F{name}", self.name))
     }

@@ -102,7 +102,7 @@ fn a_vm_alone_in_a_part_of_what_is_delegated_has_that() {
 #[test]
 fn groups_that_a_killed_bridge_made_for_vms_that_are_gone_are_removed() {
     let (root, group) = shared(Version::V1);
-    find_with(&root, &[]).unwrap();
+    find_with(&root, &[]).unwrap().set_weight(2000).unwrap();
     let own = group.join("vmtide-vm-700");
     sweep(&root.path().join("run"));
     assert!(own.exists(), "its VM runs");
