@@ -67,10 +67,9 @@ pub(super) async fn bridge(machine: &Machine, lab: &Lab, deb: &Path) -> Result<(
 
 /// The unit runs as its own user with one capability, `CAP_DAC_OVERRIDE`.
 async fn rights(machine: &Machine) -> Result<()> {
-    wait_for("the unit is active", TIMEOUT, async || {
-        Ok(machine.ask("systemctl is-active vmtide-bridge").await?.code == 0)
-    })
-    .await?;
+    // An active unit may still be systemd's own process, which is about to give its rights away.
+    let answers = "systemctl is-active vmtide-bridge && vmtide status";
+    wait_for("the bridge answers", TIMEOUT, async || Ok(machine.ask(answers).await?.code == 0)).await?;
     let pid = machine.run("systemctl show -P MainPID vmtide-bridge").await?;
     let seen = machine
         .run(&format!("stat -c %U /proc/{pid}; grep -E '^(CapEff|CapPrm|CapBnd|NoNewPrivs|Seccomp):' /proc/{pid}/status | tr -d '\\n\\t'"))
