@@ -13,8 +13,8 @@ const SOON: Duration = Duration::from_secs(120);
 const KSM: &str = "/sys/kernel/mm/ksm/run";
 const HALT_POLL: &str = "/sys/module/kvm/parameters/halt_poll_ns";
 
-/// What each of two "VMs" holds.
-const EQUAL_MIB: u64 = 160;
+/// What each of two "VMs" holds, of 640 MiB: with less, huge pages are off, and their knobs with them.
+const EQUAL_MIB: u64 = 220;
 
 /// A guest that plays the host of two VMs.
 struct Host {
@@ -25,7 +25,7 @@ struct Host {
 impl Host {
     async fn boot(kernel: Kernel) -> Result<Self> {
         let lab = Lab::ready()?;
-        let vm = lab.launch(VmConfig::new("host", kernel).memory_mib(512).vcpus(2)).await?;
+        let vm = lab.launch(VmConfig::new("host", kernel).memory_mib(640).vcpus(2)).await?;
         for binary in ["vmtide", "vmtide-bridge"] {
             vm.put(&format!("/bin/{binary}"), &fs::read(lab.binary(binary))?).await?;
         }
@@ -33,6 +33,8 @@ impl Host {
         // Of KVM only what has the knob: no VM can run in here. In 6.12 what it stands on is built in.
         vm.run("for module in irqbypass kvm; do [ ! -e /lib/more/$module.ko ] || insmod /lib/more/$module.ko; done")
             .await?;
+        // Where the kernel chooses its pace by itself (6.12), a scan of this little memory would take 200 s, too.
+        vm.run("pace=/sys/kernel/mm/ksm/advisor_target_scan_time; [ ! -e $pace ] || echo 5 >$pace").await?;
         vm.run("mkdir -p /etc/vmtide/host-tuning.d").await?;
         vm.put("/etc/vmtide/host-tuning.d/ksm.toml", b"[[knob]]\nid = \"ksm\"\nmode = \"adaptive\"\n").await?;
         let mut host = Self { vm, files: Vec::new() };
@@ -97,13 +99,11 @@ async fn merges_and_follows_and_leaves_nothing_behind(kernel: Kernel) -> Result<
     host.set_mode("adaptive").await?;
     let tuner = host.tune().await?;
     host.until_holds(KSM, "1").await?;
-    wait_for("equal pages have become one", SOON, async || {
-        Ok(host.holds("/sys/kernel/mm/ksm/pages_sharing").await?.parse::<u64>()? >= EQUAL_MIB * 256 * 9 / 10)
-    })
-    .await?;
-    // Then there is memory again, and scanning ends; what is merged stays merged.
+    // Equal pages become one until 30 % of memory are available again, from less than 20; what is merged then stays merged.
     host.until_holds(KSM, "0").await?;
-    assert!(host.holds("/sys/kernel/mm/ksm/pages_sharing").await?.parse::<u64>()? > 0);
+    let merged_mib = host.holds("/sys/kernel/mm/ksm/pages_sharing").await?.parse::<u64>()? / 256;
+    println!("{merged_mib} MiB of {EQUAL_MIB} were merged");
+    assert!(merged_mib >= EQUAL_MIB / 5, "{merged_mib} MiB");
 
     // Whoever waits for a CPU is not to wait for a vCPU that polls.
     assert_eq!(host.holds(HALT_POLL).await?, "200000");
@@ -114,11 +114,11 @@ async fn merges_and_follows_and_leaves_nothing_behind(kernel: Kernel) -> Result<
     host.until_holds(HALT_POLL, "200000").await?;
 
     // An operator's revert holds while the tuner runs, and the history tells of all that.
-    let reverted = host.vm.run("vmtide tuning revert khugepaged_max_ptes_none").await?;
+    let reverted = host.vm.run("vmtide tuning revert watermark_scale_factor").await?;
     assert!(reverted.starts_with("restored"), "{reverted}");
     let rows = host.rows().await?;
     let stands = |knob: &str| rows.iter().find(|row| row["knob"] == knob).map(|row| row["standing"].clone());
-    assert_eq!(stands("khugepaged_max_ptes_none"), Some("held".into()));
+    assert_eq!(stands("watermark_scale_factor"), Some("held".into()));
     let history = host.vm.run("vmtide tuning history").await?;
     assert!(history.contains("ksm: wrote 1 to /sys/kernel/mm/ksm/run (originally 0)"), "{history}");
 
