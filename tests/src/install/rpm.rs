@@ -29,7 +29,8 @@ pub(super) async fn life(machine: &Machine, packages: &[PathBuf; 2], next: &[Pat
     })
     .await?;
     machine.connected().await?;
-    machine.run("getent passwd vmtide && systemctl start vmtide-bridge && vmtide status").await?;
+    machine.run("getent passwd vmtide && systemctl start vmtide-bridge").await?;
+    wait_for("the bridge answers", TIMEOUT, async || Ok(machine.ask("vmtide status").await?.code == 0)).await?;
 
     machine.run("sed -i '1i# an operator was here' /etc/vmtide/agent.toml").await?;
     let pids = "systemctl show -P MainPID vmtide-agent vmtide-bridge";
