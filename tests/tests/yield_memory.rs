@@ -70,7 +70,7 @@ impl Session {
 
 async fn cold_cache_is_freed_by_the_deadline(kernel: Kernel) -> Result<()> {
     let vm = Lab::ready()?.launch(VmConfig::new("cache", kernel).memory_mib(512).disk_mib(512)).await?;
-    vm.start("load", "vmtide-load --phases file=300M:12s,idle:600s --think-ms 0").await?;
+    vm.start("load", "vmtide-load --phases file=300M:25s,idle:600s --think-ms 0").await?;
     wait_for("the cache is full and cold", SOON, async || Ok(last(&vm).await?.phase.starts_with("idle"))).await?;
     let mut session = Session::with(&vm).await?;
 
