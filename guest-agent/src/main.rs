@@ -212,7 +212,7 @@ fn run(mut config: Config, files: Option<&Path>, root: &Path) -> anyhow::Result<
         // Before the agent is confined: it makes the device of compressed swap, which it only takes away later.
         let tuner = Tuner::start(root, &config.tuning, inventory::now_ms()).map_err(AgentError::from)?;
         if root == Path::new("/") && confined.is_none() {
-            confined = confine_to(&config, &tuner.also_writes());
+            confined = confine_to(&config, &tuner);
         }
         let stop = signals.end(&config, files);
         match runtime.block_on(agent::run(config.clone(), root, tuner, &mut supervisor, stop))? {
@@ -267,8 +267,8 @@ impl Signals {
 }
 
 /// Without root there is little to take away, and without Landlock no way to.
-fn confine_to(config: &Config, also: &[String]) -> Option<Confined> {
-    match confine(config, also) {
+fn confine_to(config: &Config, tuner: &Tuner) -> Option<Confined> {
+    match confine(config, tuner.catalogue(), &tuner.also_writes()) {
         Ok(confined) => Some(confined),
         Err(error) => {
             warn!("the agent may write more than it has to: {}", full_text(&error));

@@ -14,7 +14,7 @@ use vmtide_tuning::engine::{CHECK_MS, Event};
 use vmtide_tuning::hand::Undone;
 use vmtide_tuning::journal::LockError;
 use vmtide_tuning::windows::Reading;
-use vmtide_tuning::{Engine, Facts, Mode};
+use vmtide_tuning::{Catalogue, Engine, Facts, Mode};
 
 /// The shortest time between two looks because memory moved.
 const SOON_MS: u64 = 2_000;
@@ -97,6 +97,11 @@ impl Tuner {
     /// Puts everything back.
     pub fn stop(&mut self, now_ms: u64) -> Vec<Undone> {
         self.engine.stop(now_ms)
+    }
+
+    /// The knobs, with what an operator changed of them.
+    pub fn catalogue(&self) -> &Catalogue {
+        self.engine.catalogue()
     }
 
     /// How many files hold vmtide's value.

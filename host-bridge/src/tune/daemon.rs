@@ -1,7 +1,6 @@
 //! `vmtide-bridge tune`: the tuner as a process, until it is told to stop; then all goes back.
 
 use super::tuner::{Tuner, TunerError};
-use super::{DOMAIN, settings};
 use crate::config::Config;
 use crate::host::HostError;
 use std::io;
@@ -14,7 +13,7 @@ use tracing::{info, warn};
 use vmtide_tuning::confine::{confine, files_of};
 use vmtide_tuning::hand::Undone;
 use vmtide_tuning::inventory::now_ms;
-use vmtide_tuning::{Catalogue, control, full_text};
+use vmtide_tuning::{control, full_text};
 
 /// How often the host is looked at: trials want windows of two seconds.
 const EACH: Duration = Duration::from_secs(2);
@@ -53,8 +52,7 @@ pub async fn run(config: &Config) -> Result<(), DaemonError> {
         .inspect_err(|error| warn!("`vmtide tuning revert` will not reach this tuner: {error}"));
     // From here on it writes the journal and the knobs that there are, and nothing else.
     let own = tuning.journal.parent().unwrap_or(Path::new("/"));
-    let (catalogue, _) = Catalogue::load(&DOMAIN, settings(tuning).catalogue);
-    let _confined = confine(&[own], &files_of(&catalogue))
+    let _confined = confine(&[own], &files_of(tuner.catalogue()))
         .inspect_err(|error| warn!("the tuner may write more than it has to: {}", full_text(error)));
     let mut ticks = tokio::time::interval(EACH);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -10,7 +10,7 @@ use vmtide_tuning::control::{Answer, Request};
 use vmtide_tuning::engine::{CHECK_MS, Event};
 use vmtide_tuning::hand::Undone;
 use vmtide_tuning::journal::LockError;
-use vmtide_tuning::{Engine, Mode};
+use vmtide_tuning::{Catalogue, Engine, Mode};
 
 /// Why the host is not tuned.
 #[derive(Debug, thiserror::Error)]
@@ -71,6 +71,11 @@ impl Tuner {
     /// Puts everything back.
     pub fn stop(&mut self, now_ms: u64) -> Vec<Undone> {
         self.engine.stop(now_ms)
+    }
+
+    /// The knobs, with what an operator changed of them.
+    pub fn catalogue(&self) -> &Catalogue {
+        self.engine.catalogue()
     }
 
     /// How many files hold vmtide's value.
