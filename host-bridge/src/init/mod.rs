@@ -16,14 +16,16 @@ use std::path::Path;
 const MOST_BYTES: u64 = 64 * 1024;
 /// The most VMs that are looked at.
 const MOST_VMS: usize = 4096;
+/// Where Firecracker listens when it is not told where.
+const FIRECRACKER_SOCKET: &str = "/run/firecracker.socket";
 
 /// What there is.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Found {
     /// QEMU's VMs, by process id.
     pub vms: Vec<FoundVm>,
-    /// VMs of hypervisors that this version does not steer: which, and their API sockets.
-    pub others: Vec<(String, String)>,
+    /// VMs of hypervisors that this version does not steer, by process id.
+    pub others: Vec<OtherVm>,
     /// MemTotal; `None` where it cannot be read.
     pub memory_bytes: Option<u64>,
     /// SwapTotal.
@@ -38,6 +40,17 @@ pub struct Found {
     pub libvirt: Option<String>,
     /// Processes whose command lines could not be read.
     pub hidden: usize,
+}
+
+/// A VM that this version does not steer, by its command line.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct OtherVm {
+    /// Its process.
+    pub pid: u32,
+    /// The program's name.
+    pub hypervisor: String,
+    /// Where it can be asked for something, as it sees it; `None` when nobody can.
+    pub api_socket: Option<String>,
 }
 
 /// A VM of QEMU, by its command line.
@@ -87,8 +100,9 @@ pub fn look(root: &Path) -> Found {
     for (pid, arguments) in processes(root, &mut found.hidden) {
         let name = arguments.first().and_then(|path| path.rsplit('/').next()).unwrap_or_default();
         match name {
-            "firecracker" => found.others.extend(other(name, &arguments, "--api-sock")),
-            "cloud-hypervisor" => found.others.extend(other(name, &arguments, "--api-socket")),
+            "firecracker" | "cloud-hypervisor" if found.others.len() < MOST_VMS => {
+                found.others.push(other(pid, name, &arguments));
+            }
             "vhost-device-vsock" => hybrids.extend(qemu::hybrid(&arguments)),
             _ if (name.starts_with("qemu-system-") || name == "qemu-kvm" || name == "kvm")
                 && found.vms.len() < MOST_VMS =>
@@ -135,9 +149,15 @@ fn value<'a>(arguments: &'a [String], option: &str) -> Option<&'a str> {
     })
 }
 
-fn other(name: &str, arguments: &[String], option: &str) -> Option<(String, String)> {
-    let socket = value(arguments, option)?;
-    Some((name.to_owned(), printable(socket.strip_prefix("path=").unwrap_or(socket))))
+/// Firecracker has a socket unless it is told otherwise, Cloud Hypervisor none unless it is told to.
+fn other(pid: u32, name: &str, arguments: &[String]) -> OtherVm {
+    let socket = match name {
+        "firecracker" if arguments.iter().any(|argument| argument == "--no-api") => None,
+        "firecracker" => Some(value(arguments, "--api-sock").unwrap_or(FIRECRACKER_SOCKET)),
+        _ => value(arguments, "--api-socket"),
+    };
+    let api_socket = socket.map(|socket| printable(socket.strip_prefix("path=").unwrap_or(socket)));
+    OtherVm { pid, hypervisor: name.to_owned(), api_socket }
 }
 
 fn amount(meminfo: &str, key: &str) -> Option<u64> {

@@ -146,6 +146,9 @@ fn two_vms_of_one_name_get_two_and_what_is_missing_on_the_host_is_said() {
     }
     host.process(3, &["firecracker", "--api-sock", "/run/fc.sock"]);
     host.process(4, &["cloud-hypervisor", "--api-socket=path=/run/ch.sock"]);
+    host.process(5, &["/firecracker", "--no-api", "--config-file", "vm.json"]);
+    host.process(6, &["/usr/bin/firecracker", "--id", "six"]);
+    host.process(7, &["cloud-hypervisor", "--kernel", "vmlinux"]);
     host.write("run/libvirt/libvirt-sock", "");
     let names: Vec<String> = host.config().vms.into_iter().map(|vm| vm.name).collect();
     assert_eq!(names, ["web", "web-2"]);
@@ -155,8 +158,11 @@ fn two_vms_of_one_name_get_two_and_what_is_missing_on_the_host_is_said() {
         "version 2",
         "`modprobe vhost_vsock`",
         "libvirt is there",
-        "firecracker (/run/fc.sock)",
-        "cloud-hypervisor (/run/ch.sock)",
+        "firecracker was seen (process 3, /run/fc.sock)",
+        "cloud-hypervisor was seen (process 4, /run/ch.sock)",
+        "firecracker was seen (process 5, without an API socket)",
+        "firecracker was seen (process 6, /run/firecracker.socket)",
+        "cloud-hypervisor was seen (process 7, without an API socket)",
     ] {
         assert!(notes.contains(part), "{part:?} is not in:\n{notes}");
     }

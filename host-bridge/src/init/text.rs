@@ -1,6 +1,6 @@
 //! What was found as a `bridge.toml`.
 
-use super::{Found, FoundVm};
+use super::{Found, FoundVm, OtherVm};
 use crate::config::Bytes;
 use std::collections::HashSet;
 
@@ -44,9 +44,11 @@ impl Found {
         if let Some(socket) = &self.libvirt {
             notes.push(format!("libvirt is there ({socket}): only its domains that run were seen."));
         }
-        for (name, socket) in &self.others {
-            notes
-                .push(format!("A VM of {name} ({socket}) was seen, which `vmtide init` does not write a section for."));
+        for OtherVm { pid, hypervisor, api_socket } in &self.others {
+            let socket = api_socket.as_deref().unwrap_or("without an API socket");
+            notes.push(format!(
+                "A VM of {hypervisor} was seen (process {pid}, {socket}): this version does not steer it."
+            ));
         }
         notes
     }
