@@ -367,8 +367,10 @@ async fn misconfigured(machine: &Machine) -> Result<()> {
     Ok(())
 }
 
-/// All that is named after the project in files, units, users and groups, and what belongs to nobody.
-const TRACES: &str = "find / -xdev '(' -path '*vmtide*' -o -nouser -o -nogroup ')' -not -path '/var/lib/cloud/*' -not -path '/proc/*' -not -path '/sys/*'; \
+/// All that is named after the project in files, units, users and groups, what belongs to nobody, and the device that only the
+/// agent's rule has systemd see.
+const TRACES: &str = "udevadm settle; systemctl list-units --no-legend dev-vsock.device; \
+                      find / -xdev '(' -path '*vmtide*' -o -nouser -o -nogroup ')' -not -path '/var/lib/cloud/*' -not -path '/proc/*' -not -path '/sys/*'; \
                       ls -d /run/vmtide* /sys/fs/cgroup/vmtide.slice /sys/fs/cgroup/system.slice/vmtide* 2>/dev/null; \
                       getent passwd vmtide; getent group vmtide; systemctl list-unit-files --no-legend '*vmtide*'; \
                       systemctl list-units --all --no-legend '*vmtide*'; dpkg --get-selections | grep vmtide; true";
