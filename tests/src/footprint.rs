@@ -13,8 +13,8 @@ use crate::{
     fleet::{FleetConfig, start_agent},
 };
 
-/// The agent has found its pace and the bridge has stopped moving memory by then.
-const SETTLE: Duration = Duration::from_secs(20);
+/// The agent has found its pace by then, and the bridge has taken what an idle guest can spare, which it does after a minute.
+const SETTLE: Duration = Duration::from_secs(90);
 
 const WINDOW: Duration = Duration::from_secs(60);
 
