@@ -131,9 +131,24 @@ impl Tree {
         let (folder, _) = PACKAGES.iter().find(|(_, of)| *of == name).context("no package of ours")?;
         let mut tool = self.tool(&tools::RPM, into)?;
         tool.args(["--package", folder, "--target", TARGET, "--target-dir"]).arg(self.target());
+        tool.current_dir(self.stage(folder)?);
         tool.args(["--set-metadata", &format!("release = \"{revision}\"")]).arg("--output").arg(&package);
         run(&mut tool)?;
         Ok(package)
+    }
+
+    /// A copy of what goes into a package beside the binaries: cargo-generate-rpm keeps the time of a file that is older than the
+    /// commit, and those of a checkout are its own.
+    fn stage(&self, folder: &str) -> Result<PathBuf> {
+        let stage = self.0.join("target/lab/stage");
+        if stage.exists() {
+            fs::remove_dir_all(&stage).with_context(|| format!("{}: cannot remove", stage.display()))?;
+        }
+        fs::create_dir_all(&stage)?;
+        let mut copy = Command::new("cp");
+        copy.args(["--recursive", "--parents", "Cargo.toml", "LICENSE", "docs", "packaging", "target/pages", folder]);
+        run(copy.arg(&stage).current_dir(&self.0))?;
+        Ok(stage)
     }
 
     /// A tool that is run on this tree's binaries, at the time of its commit.
