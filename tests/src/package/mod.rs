@@ -130,24 +130,34 @@ impl Tree {
         let package = into.join(format!("{name}-{VERSION}-{revision}.x86_64.rpm"));
         let (folder, _) = PACKAGES.iter().find(|(_, of)| *of == name).context("no package of ours")?;
         let mut tool = self.tool(&tools::RPM, into)?;
-        tool.args(["--package", folder, "--target", TARGET, "--target-dir"]).arg(self.target());
-        tool.current_dir(self.stage(folder)?);
+        let stage = self.stage(folder)?;
+        tool.args(["--package", folder, "--target", TARGET, "--target-dir"]).arg(stage.join("target"));
+        tool.current_dir(&stage);
         tool.args(["--set-metadata", &format!("release = \"{revision}\"")]).arg("--output").arg(&package);
         run(&mut tool)?;
         Ok(package)
     }
 
-    /// A copy of what goes into a package beside the binaries: cargo-generate-rpm keeps the time of a file that is older than the
-    /// commit, and those of a checkout are its own.
+    /// A copy of all that goes into a package: cargo-generate-rpm keeps the time of a file that is older than the commit, and those
+    /// of a checkout and of a build are their own.
     fn stage(&self, folder: &str) -> Result<PathBuf> {
         let stage = self.0.join("target/lab/stage");
         if stage.exists() {
             fs::remove_dir_all(&stage).with_context(|| format!("{}: cannot remove", stage.display()))?;
         }
-        fs::create_dir_all(&stage)?;
+        let release = Path::new(TARGET).join("release");
+        let staged_release = stage.join("target").join(&release);
+        fs::create_dir_all(&staged_release)?;
         let mut copy = Command::new("cp");
         copy.args(["--recursive", "--parents", "Cargo.toml", "LICENSE", "docs", "packaging", "target/pages", folder]);
         run(copy.arg(&stage).current_dir(&self.0))?;
+        for entry in fs::read_dir(self.target().join(&release))? {
+            let binary = entry?;
+            // Beside them are what cargo knows of them, and folders.
+            if binary.file_type()?.is_file() && binary.path().extension().is_none() {
+                fs::copy(binary.path(), staged_release.join(binary.file_name()))?;
+            }
+        }
         Ok(stage)
     }
 

@@ -30,7 +30,13 @@ pub fn again(packages: &[PathBuf]) -> Result<()> {
     umask(before);
     let differing = packages.iter().zip(rebuilt?).map(|(one, other)| {
         let read = |path: &PathBuf| fs::read(path).with_context(|| format!("{}: cannot read", path.display()));
-        Ok((read(one)? != read(&other)?).then(|| one.display().to_string()))
+        if read(one)? == read(&other)? {
+            return Ok(None);
+        }
+        // To look at.
+        let kept = format!("{}.elsewhere", one.display());
+        fs::copy(&other, &kept).with_context(|| format!("{kept}: cannot write"))?;
+        Ok(Some(kept))
     });
     let differing: Vec<String> = differing.filter_map(Result::transpose).collect::<Result<_>>()?;
     ensure!(differing.is_empty(), "not the same bytes when built elsewhere: {}", differing.join(", "));
