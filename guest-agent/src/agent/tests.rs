@@ -82,6 +82,23 @@ async fn reports_at_once_then_busy_then_quiet() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_first_report_does_not_wait_for_the_knobs() {
+    let bridge = FakeBridge::listen();
+    let agent = run(&bridge);
+    let swappiness = agent.root.path().join("proc/sys/vm/swappiness");
+    write(agent.root.path(), "proc/sys/vm/swappiness", "60\n");
+    write(agent.root.path(), "proc/sys/kernel/osrelease", "6.12.0\n");
+    write(agent.root.path(), "proc/swaps", "Filename Type Size Used Priority\n/dev/zram0 partition 1 0 100\n");
+    let mut session = bridge.accept().await;
+    session.hears().await;
+    assert_eq!(fs::read_to_string(&swappiness).unwrap(), "60\n", "set before the bridge was greeted");
+    session.says(&welcome()).await;
+    let first = session.hears().await;
+    assert!(matches!(first, AgentMessage::Report(_)), "{first:?}");
+    while !matches!(session.hears().await, AgentMessage::Event(event) if event.message.contains("swappiness")) {}
+}
+
+#[tokio::test(start_paused = true)]
 async fn memory_that_runs_out_is_urgent_before_it_is_gone_and_at_most_four_times_a_second() {
     let bridge = FakeBridge::listen();
     let agent = run(&bridge);
