@@ -3,7 +3,6 @@
 //! [`layers`] reads them, the later over the earlier; what comes out is one checked [`Config`].
 
 pub mod layers;
-mod suggest;
 
 use crate::link::Address;
 use crate::sense::working_set::Wanted;
@@ -11,8 +10,8 @@ use serde::{Deserialize, Deserializer, Serialize, de::Error};
 use std::io;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
-use suggest::Explained;
 use tracing::level_filters::LevelFilter;
+use vmtide_tuning::suggest::Explained;
 use vmtide_tuning::{Mode, Settings};
 
 /// Shorter, and nothing could be granted in it; longer, and every ramp looks like the end.

@@ -29,6 +29,7 @@ pub mod journal;
 pub mod place;
 pub mod revert;
 pub mod show;
+pub mod suggest;
 pub mod survey;
 pub mod trial;
 pub mod trials;

@@ -3,8 +3,7 @@
 use super::io::Io;
 use super::policy::{self, overlay, take_planner};
 use super::{
-    Address, Bytes, Config, CpuConfig, DEFAULT_SHARES, Error, MAXIMUM_BYTES, MAXIMUM_SHARES, Millicpus, VmConfig,
-    suggest, trust,
+    Address, Bytes, Config, CpuConfig, DEFAULT_SHARES, Error, MAXIMUM_BYTES, MAXIMUM_SHARES, Millicpus, VmConfig, trust,
 };
 use crate::plan::{Limits, MIB};
 use serde::Deserialize;
@@ -13,6 +12,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use vmtide_protocol::bridge::Intervals;
 use vmtide_tuning::Mode;
+use vmtide_tuning::suggest::Explained;
 
 /// The least minimum: no Linux guest of today lives in less.
 const LEAST_MINIMUM_BYTES: u64 = 32 * MIB;
@@ -149,7 +149,7 @@ pub(super) fn check(path: &Path, texts: &[(PathBuf, String)]) -> Result<Config, 
     let mut taken = Taken::default();
     for (path, text) in texts {
         let file: File = toml::from_str(text)
-            .map_err(|error| Error::Syntax { path: path.clone(), message: suggest::explained(&error) })?;
+            .map_err(|error| Error::Syntax { path: path.clone(), message: Explained::from(error).to_string() })?;
         apply(&mut config, file, path, &mut taken)?;
     }
     agree(&config).map_err(|(key, message)| Error::Value { path: path.to_owned(), key: key.to_owned(), message })?;

@@ -12,7 +12,6 @@ mod layers;
 mod policy;
 #[cfg(feature = "schema")]
 mod schema;
-mod suggest;
 mod trust;
 
 pub(crate) use file::{check_cpu_limits, check_limits};

@@ -3,11 +3,12 @@
 //! The keys are those of [`Policy`]; what a value may be follows from the unit that ends its key. So a number that
 //! the planner gains can be set, and is checked, without a word here.
 
-use super::{Bytes, MAXIMUM_BYTES, suggest};
+use super::{Bytes, MAXIMUM_BYTES};
 use crate::plan::{Planner, Policy, UnknownPlanner};
 use serde::Deserialize;
 use serde_json::Value;
 use std::collections::BTreeMap;
+use vmtide_tuning::suggest::nearest;
 
 /// The longest time in the policy: an hour.
 const LONGEST_MS: u64 = 3_600_000;
@@ -42,7 +43,7 @@ pub(super) fn overlay(policy: &Policy, section: Section) -> Result<Policy, (Stri
     for (key, found) in section {
         if !numbers.contains_key(&key) {
             let known: Vec<&str> = numbers.keys().map(String::as_str).chain(["planner"]).collect();
-            let meant = suggest::nearest(&key, known.iter().copied()).map(|word| format!("; did you mean {word}?"));
+            let meant = nearest(&key, known.iter().copied()).map(|word| format!("; did you mean {word}?"));
             return Err(wrong(
                 &key,
                 format!("is unknown; allowed are {}{}", known.join(", "), meant.unwrap_or_default()),

@@ -11,6 +11,7 @@ pub use document::document;
 pub use knob::{Knob, Mode, Risk, Signal};
 
 use crate::domain::Domain;
+use crate::suggest::Explained;
 use crate::trust::distrust;
 use std::fs::{self, File, Metadata};
 use std::io::{self, Read};
@@ -41,7 +42,7 @@ pub enum CatalogueError {
         /// The file.
         file: String,
         /// Where and why.
-        source: toml::de::Error,
+        source: Explained,
     },
     /// One of its knobs is wrong.
     #[error("{file}, line {line}, knob {id:?}: {what}")]

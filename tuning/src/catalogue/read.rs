@@ -3,11 +3,29 @@
 use super::CatalogueError;
 use super::knob::Knob;
 use crate::domain::Domain;
-use crate::{expression::Expression, value::Value};
+use crate::{expression::Expression, suggest::nearest, value::Value};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
 use toml::Spanned;
+
+/// What a knob has.
+const KEYS: [&str; 14] = [
+    "default",
+    "group",
+    "id",
+    "kernel_resets_on",
+    "mode",
+    "path",
+    "risk",
+    "signal",
+    "source",
+    "twin",
+    "twin_default",
+    "value",
+    "when",
+    "why",
+];
 
 /// Where knobs are; a path with `..` could lead out of it.
 const PLACES: [&str; 2] = ["/proc/sys/", "/sys/"];
@@ -23,7 +41,7 @@ struct File {
 pub(super) fn add(domain: &'static Domain, knobs: &mut Vec<Knob>, file: &str, text: &str) -> Vec<CatalogueError> {
     let entries = match toml::from_str::<File>(text) {
         Ok(file) => file.knob,
-        Err(source) => return vec![CatalogueError::Toml { file: file.into(), source }],
+        Err(source) => return vec![CatalogueError::Toml { file: file.into(), source: source.into() }],
     };
     let mut errors = Vec::new();
     for entry in entries {
@@ -90,7 +108,7 @@ impl Entry<'_> {
         knob.source = self.take("source")?.unwrap_or(knob.source);
         match self.fields.pop_first() {
             None => Ok(knob),
-            Some((key, value)) => Err(self.wrong(value.span().start, &format!("unknown or fixed key {key:?}"))),
+            Some((key, value)) => Err(self.wrong(value.span().start, &left_over(&key))),
         }
     }
 
@@ -154,6 +172,15 @@ impl Entry<'_> {
         let line = self.text.get(..start).map_or(1, |before| before.matches('\n').count() + 1);
         CatalogueError::Knob { file: self.file.into(), line, id: self.id.clone(), what: what.to_owned() }
     }
+}
+
+/// What is wrong with a key that no knob took.
+fn left_over(key: &str) -> String {
+    if KEYS.contains(&key) {
+        return format!("{key} of a knob that is there cannot be changed");
+    }
+    let meant = nearest(key, KEYS).map(|word| format!("; did you mean {word}?")).unwrap_or_default();
+    format!("unknown key {key:?}{meant}")
 }
 
 /// A number or a word of TOML.

@@ -59,7 +59,12 @@ fn what_is_wrong_names_file_line_and_knob_and_the_others_go_on() {
         ("id = \"swappiness\"\n\nvalue = '1 +'", 4, "swappiness", "value: expected a value at \"\""),
         ("id = \"swappiness\"\nvalue = 7", 3, "swappiness", "value: invalid type: integer `7`, expected a string"),
         ("id = \"swappiness\"\nmode = \"on\"", 3, "swappiness", "mode: unknown variant `on`, expected one of `off`"),
-        ("id = \"swappiness\"\npath = \"/proc/sys/x\"", 3, "swappiness", "unknown or fixed key \"path\""),
+        (
+            "id = \"swappiness\"\npath = \"/proc/sys/x\"",
+            3,
+            "swappiness",
+            "path of a knob that is there cannot be changed",
+        ),
         ("id = \"overcommit_memory\"\nvalue = '1'", 1, "overcommit_memory", "this knob is only told"),
         ("risk = \"low\"", 1, "", "id is missing"),
         (&format!("id = \"device\"\n{new}"), 1, "device", "it is no knob: [device]"),
@@ -71,7 +76,8 @@ fn what_is_wrong_names_file_line_and_knob_and_the_others_go_on() {
         ),
         ("id = \"x\"\nrisk = \"low\"\npath = \"/sys/../etc\"", 4, "x", "path: expected a path below"),
         (&format!("id = \"x\"\nkernel_resets_on = [\"moon\"]\n{new}"), 1, "x", "unknown fact \"moon\""),
-        (&format!("id = \"x\"\ncolour = 1\n{new}"), 3, "x", "unknown or fixed key \"colour\""),
+        (&format!("id = \"x\"\ncolour = 1\n{new}"), 3, "x", "unknown key \"colour\""),
+        (&format!("id = \"x\"\nsignl = 1\n{new}"), 3, "x", "unknown key \"signl\"; did you mean signal?"),
     ] {
         let text = format!("[[knob]]\n{entry}\n\n[[knob]]\nid = \"page_cluster\"\nmode = \"off\"\n");
         let (catalogue, errors) = with(&text);

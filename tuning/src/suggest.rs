@@ -1,25 +1,31 @@
-//! What somebody meant who wrote a key or a value that there is not. The agent's configuration does the same.
+//! What somebody meant who wrote a key or a value that there is not, in a catalogue or in the configuration of either daemon.
 
 /// As far as a slip of the fingers goes: one letter too many, too few, wrong or two swapped, and one more in a long word.
 const MOST_EDITS: usize = 2;
 
-/// What the parser says, with the word that was probably meant.
-pub(super) fn explained(error: &toml::de::Error) -> String {
-    let text = error.to_string().trim_end().to_owned();
-    match meant(error.message()) {
-        Some(word) => format!("{text}\ndid you mean `{word}`?"),
-        None => text,
+/// What the parser says, and the word that was probably meant.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Explained(String);
+
+impl From<toml::de::Error> for Explained {
+    fn from(error: toml::de::Error) -> Self {
+        let text = error.to_string().trim_end().to_owned();
+        Self(match meant(error.message()) {
+            Some(word) => format!("{text}\ndid you mean `{word}`?"),
+            None => text,
+        })
     }
 }
 
 /// The one of `words` that `found` is a slip of.
-pub(super) fn nearest<'a>(found: &str, words: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    let (edits, word) = words.map(|word| (edits(found, word), word)).min()?;
+pub fn nearest<'a>(found: &str, words: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let (edits, word) = words.into_iter().map(|word| (edits(found, word), word)).min()?;
     // A short word resembles every other.
     (edits <= MOST_EDITS && edits * 2 < found.len()).then_some(word)
 }
 
-/// The parser lists what is allowed in its message, between back-ticks: "unknown field `hots`, expected one of `host`, …".
+/// The parser lists what is allowed in its message, between back-ticks: "unknown field `brigde`, expected one of `bridge`, …".
 fn meant(message: &str) -> Option<&str> {
     let mut words = message.strip_prefix("unknown ")?.split('`').skip(1).step_by(2);
     let found = words.next()?;
@@ -52,12 +58,16 @@ mod tests {
     #[test]
     fn a_slip_is_recognised_and_another_word_is_not() {
         for (message, expected) in [
-            ("unknown field `hots`, expected one of `host`, `control`", Some("host")),
-            ("unknown field `maximun`, expected one of `minimum`, `maximum`", Some("maximum")),
+            ("unknown field `brigde`, expected one of `bridge`, `grant_ms`", Some("bridge")),
+            ("unknown field `grantms`, expected one of `bridge`, `grant_ms`", Some("grant_ms")),
+            ("unknown variant `adaptiv`, expected one of `off`, `adaptive`", Some("adaptive")),
+            ("unknown field `sourc`, expected `source`", Some("source")),
             ("unknown field `quietms`, expected `busy_ms` or `quiet_ms`", Some("quiet_ms")),
-            ("unknown field `colour`, expected one of `host`, `control`", None),
+            ("unknown variant `on`, expected one of `off`, `observe`", None),
+            ("unknown field `colour`, expected one of `bridge`, `grant_ms`", None),
             ("unknown field ``, expected one of `a`", None),
-            ("missing field `qmp`", None),
+            ("missing field `size_percent`", None),
+            ("unknown", None),
         ] {
             assert_eq!(meant(message), expected, "{message}");
         }
