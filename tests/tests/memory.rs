@@ -81,7 +81,8 @@ async fn flows_from_idle_to_busy_and_back(kernel: Kernel) -> Result<()> {
     }
     let seen = watch.seen();
     assert_eq!(seen.violation, Duration::ZERO, "{seen:?}\n{}", fleet.explain().await);
-    assert!(fleet.client().status().await?.reaction_ms.count > 0, "no reaction was measured");
+    let reactions = fleet.client().status().await?.reaction_ms.count;
+    assert!(reactions > 0, "no reaction was measured\n{}", fleet.explain().await);
     let rates = believed(&fleet, "a").await?.rates;
     let both = (rates.shrink_bytes_per_s, rates.grow_bytes_per_s);
     assert!(matches!(both, (Some(MIB..), Some(MIB..))), "it grew and gave: {rates:?}\n{}", fleet.explain().await);

@@ -32,7 +32,9 @@ impl Bridge {
                 vm.history = vm.history.after_demand(now_ms, believed.need_bytes);
                 vm.history = vm.history.after_activity(now_ms, active_bytes);
                 let waits = believed.need_bytes > vm.allocation_bytes();
-                vm.waiting.on_demand(now_ms, if waits { memory.waiting_ms } else { 0 });
+                if let Some(ms) = vm.waiting.on_demand(now_ms, if waits { memory.waiting_ms } else { 0 }) {
+                    self.reactions.push(ms);
+                }
                 if *urgent || memory.demand.urgency >= Urgency::Pressed {
                     self.want_plan(URGENT);
                 }

@@ -431,7 +431,7 @@ impl Bridge {
         vm.history = vm.history.after_step(self.now.ms, &step);
         vm.moving_since = Some(self.now.ms);
         if step.to_bytes > allocation_bytes {
-            vm.waiting.on_growth(step.to_bytes);
+            vm.waiting.on_growth(allocation_bytes, step.to_bytes);
         }
         let decision = Decision {
             id: self.decisions,
