@@ -3,7 +3,7 @@
 //! As docs/install.md has it: install, `vmtide init`, restart, look. QEMU and its sockets are root's and nobody else's, so the
 //! bridge, which is not root, has to get by with the one capability that it has.
 
-use std::path::Path;
+use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
 
@@ -18,10 +18,11 @@ const QEMU: &str = "systemd-run --quiet --unit=web-qemu --property=UMask=0077 --
     -chardev socket,id=vsock,path=/run/web/vhost.sock -device vhost-user-vsock-pci,chardev=vsock \
     -qmp unix:/run/web/web-1.qmp,server=on,wait=off";
 
-/// Installs the bridge, has it find and steer the VM, and purges it; the agent beside it stays as it was.
-pub(super) async fn bridge(machine: &Machine, lab: &Lab, deb: &Path) -> Result<()> {
+/// Installs the bridge, has it find and steer the VM, upgrades and purges it; the agent beside it stays as it was.
+pub(super) async fn bridge(machine: &Machine, lab: &Lab, [deb, next]: &[PathBuf; 2]) -> Result<()> {
     machine.put(&lab.vsock_device, "/root/vhost-device-vsock").await?;
     machine.put(deb, "/root/bridge.deb").await?;
+    machine.put(next, "/root/next-bridge.deb").await?;
     let before = machine.run(TRACES).await?;
     machine.run("dpkg --install /root/bridge.deb </dev/null").await?;
     rights(machine).await?;
@@ -53,6 +54,15 @@ pub(super) async fn bridge(machine: &Machine, lab: &Lab, deb: &Path) -> Result<(
     // Its guest does not run, so there is no agent; that is what it has to say.
     let doctor = machine.ask("vmtide doctor").await?;
     ensure!(doctor.stdout.contains("web-1: "), "{}", doctor.stdout);
+
+    let pid = "systemctl show -P MainPID vmtide-bridge";
+    let earlier = machine.run(pid).await?;
+    machine.run("dpkg --install /root/next-bridge.deb </dev/null").await?;
+    ensure!(machine.run("dpkg-query -W -f '${Version}' vmtide-bridge").await?.ends_with("-2"), "not upgraded");
+    // By the configuration that `init` wrote, and from QEMU's own word.
+    wait_for("the later bridge knows the VM", TIMEOUT, async || Ok(machine.ask(known).await?.code == 0)).await?;
+    ensure!(machine.run(pid).await? != earlier, "the old bridge still runs");
+    rights(machine).await?;
 
     let agent = machine.run("systemctl show -P MainPID vmtide-agent").await?;
     machine.run("dpkg --purge vmtide-bridge").await?;

@@ -62,7 +62,7 @@ pub struct Cases {
     pub module: bool,
     /// A later package keeps configuration and connection.
     pub upgrade: bool,
-    /// The bridge's package where a QEMU runs, as far as its own purge.
+    /// The bridge's package where a QEMU runs, from its installation to its purge.
     pub bridge: bool,
     /// A purge leaves nothing behind.
     pub purge: bool,
@@ -100,7 +100,8 @@ struct Course {
     image: Image,
     deb: PathBuf,
     next_deb: PathBuf,
-    bridge_deb: PathBuf,
+    /// Of the bridge, and a later one.
+    bridge_debs: [PathBuf; 2],
     /// Of agent and bridge, and later ones.
     rpms: [PathBuf; 2],
     next_rpms: [PathBuf; 2],
@@ -118,7 +119,8 @@ pub async fn measure(lab: &'static Lab) -> Result<Installed> {
     let into = tree.packages();
     let deb = tree.deb("vmtide-agent", Revision::Current, &into)?;
     let next_deb = tree.deb("vmtide-agent", Revision::Next, &release)?;
-    let bridge_deb = tree.deb("vmtide-bridge", Revision::Current, &into)?;
+    let bridge_debs =
+        [tree.deb("vmtide-bridge", Revision::Current, &into)?, tree.deb("vmtide-bridge", Revision::Next, &release)?];
     let rpms = |revision, into: &Path| -> Result<[PathBuf; 2]> {
         Ok([tree.rpm("vmtide-agent", revision, into)?, tree.rpm("vmtide-bridge", revision, into)?])
     };
@@ -127,7 +129,7 @@ pub async fn measure(lab: &'static Lab) -> Result<Installed> {
     let mut found = Installed { deb_agent_bytes: fs::metadata(&deb)?.len(), ..Installed::default() };
     found.security_score.agent = package::exposure("vmtide-agent.service")?;
     found.security_score.bridge = package::exposure("vmtide-bridge.service")?;
-    let course = Course { lab, image: image::ready()?, deb, next_deb, bridge_deb, rpms, next_rpms, agent };
+    let course = Course { lab, image: image::ready()?, deb, next_deb, bridge_debs, rpms, next_rpms, agent };
 
     if let Err(error) = course.package(&mut found).await {
         found.fail("package", &error);
@@ -175,7 +177,7 @@ impl Course {
         found.cases.upgrade = true;
 
         say("install: the bridge on a host");
-        host::bridge(&machine, self.lab, &self.bridge_deb).await.context("bridge")?;
+        host::bridge(&machine, self.lab, &self.bridge_debs).await.context("bridge")?;
         found.cases.bridge = true;
 
         say("install: a purge");
@@ -369,7 +371,7 @@ async fn misconfigured(machine: &Machine) -> Result<()> {
 
 /// All that is named after the project in files, units, users and groups, what belongs to nobody, and the device that only the
 /// agent's rule has systemd see.
-const TRACES: &str = "udevadm settle; systemctl list-units --no-legend dev-vsock.device; \
+const TRACES: &str = "udevadm settle; systemctl --quiet is-active dev-vsock.device && echo dev-vsock.device; \
                       find / -xdev '(' -path '*vmtide*' -o -nouser -o -nogroup ')' -not -path '/var/lib/cloud/*' -not -path '/proc/*' -not -path '/sys/*'; \
                       ls -d /run/vmtide* /sys/fs/cgroup/vmtide.slice /sys/fs/cgroup/system.slice/vmtide* 2>/dev/null; \
                       getent passwd vmtide; getent group vmtide; systemctl list-unit-files --no-legend '*vmtide*'; \
