@@ -4,7 +4,7 @@
 const MOST_EDITS: usize = 2;
 
 /// What the parser says, and the word that was probably meant.
-#[derive(Clone, Debug, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct Explained(String);
 

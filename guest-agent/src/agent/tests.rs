@@ -51,6 +51,15 @@ async fn start(config: Config, root: &Path, stop: impl Future<Output = End>) -> 
 }
 
 impl Running {
+    /// Gives the guest compressed swap, so that swappiness is a knob to set; returns its file, which says 60.
+    fn swaps_to_memory(&self) -> PathBuf {
+        let root = self.root.path();
+        write(root, "proc/sys/vm/swappiness", "60\n");
+        write(root, "proc/sys/kernel/osrelease", "6.12.0\n");
+        write(root, "proc/swaps", "Filename Type Size Used Priority\n/dev/zram0 partition 1 0 100\n");
+        root.join("proc/sys/vm/swappiness")
+    }
+
     fn set_available_mib(&self, mib: u64) {
         let text = format!("MemTotal: 737280 kB\nMemFree: 1024 kB\nMemAvailable: {} kB\n", mib * 1024);
         write(self.root.path(), "proc/meminfo", &text);
@@ -85,10 +94,7 @@ async fn reports_at_once_then_busy_then_quiet() {
 async fn the_first_report_does_not_wait_for_the_knobs() {
     let bridge = FakeBridge::listen();
     let agent = run(&bridge);
-    let swappiness = agent.root.path().join("proc/sys/vm/swappiness");
-    write(agent.root.path(), "proc/sys/vm/swappiness", "60\n");
-    write(agent.root.path(), "proc/sys/kernel/osrelease", "6.12.0\n");
-    write(agent.root.path(), "proc/swaps", "Filename Type Size Used Priority\n/dev/zram0 partition 1 0 100\n");
+    let swappiness = agent.swaps_to_memory();
     let mut session = bridge.accept().await;
     session.hears().await;
     assert_eq!(fs::read_to_string(&swappiness).unwrap(), "60\n", "set before the bridge was greeted");
@@ -321,10 +327,7 @@ async fn revert_asks_the_running_agent() {
     use vmtide_tuning::control::{Answer, Request, ask};
     let bridge = FakeBridge::listen();
     let agent = run(&bridge);
-    let swappiness = agent.root.path().join("proc/sys/vm/swappiness");
-    write(agent.root.path(), "proc/sys/vm/swappiness", "60\n");
-    write(agent.root.path(), "proc/sys/kernel/osrelease", "6.12.0\n");
-    write(agent.root.path(), "proc/swaps", "Filename Type Size Used Priority\n/dev/zram0 partition 1 0 100\n");
+    let swappiness = agent.swaps_to_memory();
     let _session = bridge.welcome().await;
     while fs::read_to_string(&swappiness).unwrap() == "60\n" {
         tokio::time::sleep(Duration::from_millis(50)).await;
